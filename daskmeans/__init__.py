@@ -1,0 +1,1 @@
+"""daskmeans: k-means for data that does not fit in memory."""

@@ -1,0 +1,1 @@
+"""Jobs: a YAML file in, a result folder out."""
