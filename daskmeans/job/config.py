@@ -1,0 +1,399 @@
+"""What a job is asked to do: the model of the YAML file, its defaults and its reference.
+
+Knows no file, no Dask and no Zarr: `configfile` reads the file and says where in it an error is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from daskmeans.errors import did_you_mean
+from daskmeans.memory import parse_bytes
+
+InitName = Literal["k-means||", "k-means++", "random", "random-partition"]
+ClusterType = Literal["threads", "local", "address"]
+Centers = tuple[tuple[float, ...], ...]
+Scalar = bool | int | float | str
+Selected = Scalar | tuple[Scalar | None, Scalar | None]
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    """Return an error that `configfile` prints as it is."""
+    # The message is a parameter since pydantic would take braces in it for fields.
+    return PydanticCustomError("wrong", "{message}", {"message": message})
+
+
+def _not_bool(value: Any) -> Any:
+    """Refuse true and false where a number belongs; pydantic would take them for 1 and 0."""
+    if isinstance(value, bool):
+        raise _wrong(f"expected a number, got {str(value).lower()}")
+    return value
+
+
+def _check_bytes(value: Any) -> Any:
+    """Return the number of bytes of 2GiB, 500MB or 1000000."""
+    if value is None:
+        return None
+    value = _not_bool(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int | str):
+        raise _wrong(f"expected a size such as 2GiB or 500MB, got {value!r}")
+    try:
+        n_bytes = parse_bytes(value)
+    except ValueError as error:
+        raise _wrong(str(error)) from None
+    if n_bytes <= 0:
+        raise _wrong(f"expected a size above 0, such as 2GiB or 500MB, got {value!r}")
+    return n_bytes
+
+
+def _check_init(value: Any) -> str | Centers:
+    """Return the name of a seeding, or centers as rows of finite numbers."""
+    names = get_args(InitName)
+    if isinstance(value, str):
+        if value not in names:
+            known = ", ".join(map(repr, names))
+            hint = suggestion(value, names)
+            raise _wrong(f"expected {known} or a list of centers, got {value!r}{hint}")
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        raise _wrong(f"expected the name of a seeding or a list of centers, got {value!r}")
+    rows = tuple(_check_center(i, row) for i, row in enumerate(value))
+    for i, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise _wrong(f"center {i} has {len(row)} features, center 0 has {len(rows[0])}")
+    return rows
+
+
+def _check_center(i: int, row: Any) -> tuple[float, ...]:
+    """Return one center as a tuple of finite numbers."""
+    expected = f"expected a list of numbers as center {i}"
+    if not isinstance(row, list | tuple) or not row:
+        raise _wrong(f"{expected}, got {row!r}")
+    for x in row:
+        if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x):
+            raise _wrong(f"{expected}, got {x!r} in it")
+    return tuple(float(x) for x in row)
+
+
+def _check_selected(value: Any) -> Selected:
+    """Return one coordinate value, or the (start, stop) of a slice."""
+    if isinstance(value, Scalar):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 2:
+        start, stop = value
+        if all(end is None or isinstance(end, Scalar) for end in value):
+            return start, stop
+    raise _wrong(f"expected one coordinate value or [start, stop], got {value!r}")
+
+
+def _check_rounds(value: Any) -> int | str:
+    """Return "auto" or a number of rounds."""
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise _wrong(f"expected 'auto' or a whole number, at least 1, got {value!r}")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return which of `known` was probably meant by `word`, or nothing."""
+    hint = did_you_mean(word, known)
+    return hint if "did you mean" in hint else ""
+
+
+_SCALAR_SCHEMA = {"type": ["number", "string", "boolean"]}
+_SLICE_SCHEMA = {
+    "type": "array",
+    "items": {"type": ["number", "string", "null"]},
+    "minItems": 2,
+    "maxItems": 2,
+}
+_CENTERS_SCHEMA = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+_BYTES_SCHEMA = {"type": ["integer", "string"], "title": "size such as 2GiB"}
+
+Whole = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Bytes = Annotated[
+    int | None,
+    BeforeValidator(_check_bytes),
+    WithJsonSchema({"anyOf": [_BYTES_SCHEMA, {"type": "null"}]}),
+]
+Init = Annotated[
+    InitName | Centers,
+    PlainValidator(_check_init),
+    WithJsonSchema({"anyOf": [{"enum": list(get_args(InitName))}, _CENTERS_SCHEMA]}),
+]
+Rounds = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_check_rounds),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+Select = Annotated[
+    Any,
+    PlainValidator(_check_selected),
+    WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, _SLICE_SCHEMA]}),
+]
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+def _at(key: str, message: str, *inner: str) -> InitErrorDetails:
+    """Return an error at `key` of a section, which a validator of the whole section found."""
+    return InitErrorDetails(type=_wrong(message), loc=(key, *inner), input=None)
+
+
+def _raise_if(problems: list[InitErrorDetails]) -> None:
+    """Raise all `problems` together; pydantic puts the section's place before theirs."""
+    if problems:
+        raise ValidationError.from_exception_data("section", problems)
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values do not change."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+
+class InputConfig(Section):
+    """What is clustered: where it is, and which of its dimensions are samples or features."""
+
+    store: Name = Field(
+        description="Path (relative to the current directory) or URL of a Zarr store, v2 or v3, "
+        "or path of a .npy file."
+    )
+    array: Name | None = Field(
+        default=None, description="Name of a 2-D array (samples, features) in the store."
+    )
+    variables: Names | None = Field(
+        default=None,
+        description="Variables that share the sample dimensions; each gives one feature, or one "
+        "for each cell of its feature dimensions.",
+    )
+    sample_dims: Names | None = Field(
+        default=None,
+        description="Dimensions whose cells are the samples. Default: all that are not feature "
+        "dimensions.",
+    )
+    feature_dims: Names | None = Field(
+        default=None,
+        description="Dimensions whose cells are features. Default: all that are not sample "
+        "dimensions.",
+    )
+    select: dict[str, Select] = Field(
+        default_factory=dict,
+        description="Part of the data, by coordinate value as in xarray's `sel`: `{month: 1}`, or "
+        "`{latitude: [60, 30]}` for a slice, both ends included.",
+    )
+    weights: Name | None = Field(
+        default=None,
+        description="Weight of each sample: `cos_latitude`, or the name of a variable. Default: "
+        "all weigh 1.",
+    )
+    missing: Literal["error", "drop"] = Field(
+        default="error",
+        description="What NaN or infinity in a sample does: stop with an error, or drop the "
+        "sample, whose label is then -1.",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> InputConfig:
+        """Refuse both kinds of naming at once."""
+        if self.array is not None and self.variables is not None:
+            raise _wrong("expected either array or variables, got both; remove one of them")
+        return self
+
+
+class PreprocessConfig(Section):
+    """What is done to the features before they are clustered."""
+
+    scale: Literal["none", "standard"] = Field(
+        default="none",
+        description="`standard` brings each feature to mean 0 and variance 1, computed in the "
+        "first pass. Centers are reported in the units of the input all the same.",
+    )
+
+
+class ModelConfig(Section):
+    """The model and how it is found."""
+
+    n_clusters: Whole = Field(default=8, ge=1, description="Number of clusters.")
+    init: Init = Field(
+        default="k-means||",
+        description="Seeding: `k-means||` over all the data, `k-means++` on an in-memory sample, "
+        "`random` samples, `random-partition`, or a list of centers in the input's units.",
+    )
+    n_init: Whole = Field(
+        default=1, ge=1, description="Number of seedings; the fit of the lowest inertia is kept."
+    )
+    max_iter: Whole = Field(default=300, ge=1, description="Most iterations.")
+    tol: Number = Field(
+        default=1e-4,
+        ge=0,
+        description="Stop when the squared shift of the centers is at most tol times the mean "
+        "variance of the features; 0 runs until no label changes.",
+    )
+    random_state: Whole = Field(
+        default=0, ge=0, lt=2**32, description="Seed of all random choices."
+    )
+    oversampling_factor: Number = Field(
+        default=2.0,
+        gt=0,
+        description="Candidates drawn in a round of k-means||, in multiples of n_clusters.",
+    )
+    init_rounds: Rounds = Field(
+        default="auto", description="Rounds of k-means||, each one pass over the data."
+    )
+    algorithm: Literal["auto", "lloyd", "lookahead"] = Field(
+        default="auto",
+        description="`lloyd` follows plain Lloyd iterations, `lookahead` takes the fewest reads, "
+        "`auto` is lloyd where the data is kept in memory.",
+    )
+    memory_budget: Bytes = Field(
+        default=None,
+        description="Memory for the rows of all workers together: `2GiB`, `500MB`. It decides "
+        "the size of blocks and of the sample, and what is kept between passes. Default: a share "
+        "of the memory there is, written to the resolved config.yaml.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        """Check that there are as many centers as clusters."""
+        if not isinstance(self.init, str) and len(self.init) != self.n_clusters:
+            text = f"expected n_clusters = {self.n_clusters} centers, got {len(self.init)}"
+            _raise_if([_at("init", text)])
+        return self
+
+
+class ClusterConfig(Section):
+    """Where the work is done."""
+
+    type: ClusterType = Field(
+        default="threads",
+        description="`threads` of this process, a `local` cluster of processes, or the `address` "
+        "of a Dask scheduler that runs already.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="For `threads`: num_workers. For `local`: the arguments of "
+        "`distributed.LocalCluster`, such as n_workers, threads_per_worker, memory_limit. For "
+        "`address`: address.",
+    )
+
+    @model_validator(mode="after")
+    def _known_options(self) -> ClusterConfig:
+        """Check the names of the options against what will take them."""
+        from daskmeans.job.cluster import check_options
+
+        problems = check_options(self.type, self.options)
+        _raise_if([_at("options", text, *key) for key, text in problems])
+        return self
+
+
+class OutputConfig(Section):
+    """Where the results go, and which."""
+
+    path: Name = Field(
+        description="Folder of the results, relative to the current directory. It must not exist."
+    )
+    labels: bool = Field(default=True, description="Whether the label of each sample is written.")
+    overwrite: bool = Field(
+        default=False,
+        description="Whether earlier results are replaced, once the new ones are whole.",
+    )
+
+
+class JobConfig(Section):
+    """A job: the whole YAML file."""
+
+    input: InputConfig = Field(description="What is clustered.")
+    preprocess: PreprocessConfig = Field(
+        default=PreprocessConfig(), description="What is done to the features first."
+    )
+    model: ModelConfig = Field(default=ModelConfig(), description="The model and how it is found.")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="Where the work is done.")
+    output: OutputConfig = Field(description="Where the results go, and which.")
+
+
+def sections() -> Iterator[tuple[str, type[Section]]]:
+    """Yield the name and the model of each section."""
+    for name, field in JobConfig.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, Section)
+        yield name, field.annotation
+
+
+def config_reference() -> str:
+    """Return the reference of all keys as Markdown, a table for each section.
+
+    >>> print(config_reference().splitlines()[0])
+    ### `input`
+    """
+    return "\n".join(_section_reference(name, model) for name, model in sections())
+
+
+def _section_reference(name: str, model: type[Section]) -> str:
+    """Return the Markdown of one section."""
+    properties = model.model_json_schema()["properties"]
+    lines = [f"### `{name}`", "", model.__doc__ or "", ""]
+    lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    for key, field in model.model_fields.items():
+        default = (
+            "required"
+            if field.is_required()
+            else f"`{_yaml_word(field.get_default(call_default_factory=True))}`"
+        )
+        values = _value_words(properties[key])
+        cells = [f"`{key}`", values, default, field.description or ""]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _yaml_word(value: Any) -> str:
+    """Return a default as YAML writes it."""
+    return (
+        "null"
+        if value is None
+        else str(value).lower()
+        if value is False or value is True
+        else str(value)
+    )
+
+
+def _value_words(schema: dict[str, Any]) -> str:
+    """Say in words which values a JSON Schema takes."""
+    if "anyOf" in schema:
+        kinds = [kind for kind in schema["anyOf"] if kind.get("type") != "null"]
+        return " or ".join(_value_words(kind) for kind in kinds)
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("title", "").startswith("size"):
+        return str(schema["title"])
+    if schema.get("type") == "array":
+        return f"list of {_value_words(schema['items'])}"
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "`true`, `false`",
+        "object": "mapping",
+    }
+    kinds = schema.get("type", "object")
+    return " or ".join(words[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
