@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -136,17 +135,17 @@ Bytes = Annotated[
 ]
 Init = Annotated[
     InitName | Centers,
-    PlainValidator(_check_init),
+    BeforeValidator(_check_init),
     WithJsonSchema({"anyOf": [{"enum": list(get_args(InitName))}, _CENTERS_SCHEMA]}),
 ]
 Rounds = Annotated[
     int | Literal["auto"],
-    PlainValidator(_check_rounds),
+    BeforeValidator(_check_rounds),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
 ]
 Select = Annotated[
-    Any,
-    PlainValidator(_check_selected),
+    Selected,
+    BeforeValidator(_check_selected),
     WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, _SLICE_SCHEMA]}),
 ]
 Name = Annotated[str, Field(min_length=1)]
