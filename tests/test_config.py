@@ -118,8 +118,8 @@ def test_words_are_not_taken_for_other_things(write):
         (
             "model: {algorithm: loyd}",
             (
-                "job.yaml:3:9: model.algorithm: expected 'auto', 'lloyd' or 'lookahead', got 'loyd'; "
-                "did you mean 'lloyd'?"
+                "job.yaml:3:9: model.algorithm: expected 'auto', 'lloyd' or 'lookahead', "
+                "got 'loyd'; did you mean 'lloyd'?"
             ),
         ),
         (
@@ -140,8 +140,8 @@ def test_words_are_not_taken_for_other_things(write):
         (
             "model: {memory_budget: 2 Gobs}",
             (
-                "job.yaml:3:9: model.memory_budget: '2 Gobs' is not a size; write a number and a unit, "
-                "such as 2GiB or 500MB"
+                "job.yaml:3:9: model.memory_budget: '2 Gobs' is not a size; write a number and a "
+                "unit, such as 2GiB or 500MB"
             ),
         ),
         (
@@ -155,8 +155,8 @@ def test_words_are_not_taken_for_other_things(write):
         (
             "cluster: {type: local, options: {memory_limit: 1 Gob}}",
             (
-                "job.yaml:3:34: cluster.options.memory_limit: expected a size such as 2GiB, or auto, "
-                "got '1 Gob'"
+                "job.yaml:3:34: cluster.options.memory_limit: expected a size such as 2GiB, or "
+                "auto, got '1 Gob'"
             ),
         ),
         (
@@ -186,8 +186,8 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(write):
         "job.yaml:2:3: model.tol: expected greater than or equal to 0, got -1",
         "job.yaml:3:3: model.max_itre: unknown key; did you mean 'max_iter'?",
         (
-            "job.yaml:4:1: input.store: missing; expected Path (relative to the current directory) or "
-            "URL of a Zarr store, v2 or v3, or path of a .npy file"
+            "job.yaml:4:1: input.store: missing; expected Path (relative to the current directory) "
+            "or URL of a Zarr store, v2 or v3, or path of a .npy file"
         ),
         "--set preprocess.scale=std: preprocess.scale: expected 'none' or 'standard', got 'std'",
         "job.yaml: output: missing; expected a section with the key path",
