@@ -1,14 +1,20 @@
-"""Budgets and block shapes: how much is read at once, what is kept, what a plan will need. Pure integers.
+"""Budgets and block shapes: what is read at once, what is kept, what a plan needs. Pure integers.
 
-Must not import Dask, Zarr or NumPy: everything here can be computed, and refused, before any data is touched.
+Must not import Dask, Zarr or NumPy: everything here can be computed, and refused, before any data
+is touched.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
@@ -48,8 +54,9 @@ def format_bytes(n_bytes: float) -> str:
 class Budget:
     """How one memory budget, for the rows of all workers together, is shared out.
 
-    The shares depend on `total_bytes` alone, never on the number of workers or threads: they steer which
-    rows are sampled and how rows are cut into blocks, so equal budgets give equal bits everywhere.
+    The shares depend on `total_bytes` alone, never on the number of workers or threads: they steer
+    which rows are sampled and how rows are cut into blocks, so equal budgets give equal bits
+    everywhere.
     """
 
     total_bytes: int
@@ -70,14 +77,76 @@ class Budget:
         return self.total_bytes // 2
 
 
-# Beside its features a row costs, while its block is worked on, a label, a distance, an id and a mask.
+# Beside its features a row costs, while its block is worked on, a label, a distance, an id, a mask.
 ROW_OVERHEAD_BYTES = 24
+
+
+Edges = range | tuple[int, ...]
+"""Where chunks meet inside one dimension: ascending, both ends of the dimension left out."""
+
+
+def chunk_edges(size: int, chunk: int | Sequence[int]) -> Edges:
+    """Return the edges of chunks of length `chunk`, or of the lengths listed in it.
+
+    >>> list(chunk_edges(10, 4)), chunk_edges(10, (3, 3, 4))
+    ([4, 8], (3, 6))
+    """
+    if isinstance(chunk, int):
+        return range(max(1, chunk), size, max(1, chunk))
+    return tuple(itertools.accumulate(chunk[:-1]))
+
+
+def clip_edges(edges: Edges, start: int, stop: int) -> Edges:
+    """Return the edges that lie inside `start` to `stop`, counted from `start`.
+
+    >>> list(clip_edges(range(4, 100, 4), 6, 15))
+    [2, 6]
+    """
+    inside = edges[bisect.bisect_right(edges, start) : bisect.bisect_left(edges, stop)]
+    if isinstance(inside, range):
+        return range(inside.start - start, inside.stop - start, inside.step)
+    return tuple(edge - start for edge in inside)
+
+
+def common_edges(several: Sequence[Edges], size: int) -> Edges:
+    """Return the edges that all of `several`, none of them clipped, share.
+
+    >>> list(common_edges([range(4, 30, 4), range(6, 30, 6)], 30))
+    [12, 24]
+    """
+    first, *others = several
+    if all(edges == first for edges in others):
+        return first
+    if all(isinstance(edges, range) for edges in several):
+        return chunk_edges(size, math.lcm(*(edges.step for edges in several)))  # type: ignore[union-attr]
+    return tuple(sorted(set(first).intersection(*others)))
+
+
+def longest_gap(edges: Edges, size: int) -> int:
+    """Return the length of the longest chunk between `edges`; at least 1."""
+    if isinstance(edges, range) and edges:
+        return max(edges[0], edges.step if len(edges) > 1 else 1, size - edges[-1])
+    points: list[int] = [0, *edges, size]
+    return max(1, *(b - a for a, b in itertools.pairwise(points)))
+
+
+def reads_of_each_chunk(bounds: Sequence[Sequence[int]], edges: Sequence[Edges], shape: Sequence[int]) -> float:
+    """Return how often, on average, a pass over blocks between `bounds` reads each chunk.
+
+    >>> reads_of_each_chunk([(0, 6, 12)], [range(4, 12, 4)], [12])
+    1.3333333333333333
+    """
+    reads = 1.0
+    for bound, edge, size in zip(bounds, edges, shape, strict=True):
+        cuts = sum(1 for end in bound[1:-1] if end not in edge)
+        reads *= 1 + cuts / (len(edge) + 1) if size else 1
+    return reads
 
 
 def plan_bounds(
     shape: Sequence[int], chunks: Sequence[int], row_bytes: int, block_bytes: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Cut the sample grid into blocks of whole chunks, each at most `block_bytes` where one chunk allows it.
+    """Cut the sample grid into blocks of whole chunks, of at most `block_bytes` if one chunk is.
 
     Parameters
     ----------
@@ -88,24 +157,45 @@ def plan_bounds(
 
     Returns
     -------
-    Boundaries along each dimension, from 0 to its length. Blocks grow along the last dimension first, so
-    that rows which are neighbours in C order stay together.
+    Boundaries along each dimension, from 0 to its length. Blocks grow along the last dimension
+    first, so that rows which are neighbours in C order stay together.
 
     >>> plan_bounds((10, 100), (2, 50), row_bytes=8, block_bytes=3200)
     ((0, 4, 8, 10), (0, 100))
     """
+    edges = [chunk_edges(size, chunk) for size, chunk in zip(shape, chunks, strict=True)]
+    return plan_bounds_at(shape, edges, row_bytes, block_bytes)
+
+
+def plan_bounds_at(
+    shape: Sequence[int], edges: Sequence[Edges], row_bytes: int, block_bytes: int
+) -> tuple[tuple[int, ...], ...]:
+    """Cut the sample grid as `plan_bounds` does, where chunks meet at any `edges`.
+
+    >>> plan_bounds_at((10,), [(3, 7)], row_bytes=8, block_bytes=56)
+    ((0, 7, 10),)
+    """
     room = max(1, block_bytes // max(1, row_bytes))
-    lengths = [min(chunk, size) if size else 1 for chunk, size in zip(chunks, shape, strict=True)]
+    lengths = [longest_gap(edge, size) for edge, size in zip(edges, shape, strict=True)]
     rows = math.prod(lengths)
     for axis in reversed(range(len(lengths))):
-        whole = max(1, min(room // max(1, rows), math.ceil(shape[axis] / lengths[axis])))
-        rows *= whole
-        lengths[axis] *= whole
-        if lengths[axis] < shape[axis]:
+        others = rows // lengths[axis]
+        lengths[axis] = min(max(lengths[axis], room // others), max(1, shape[axis]))
+        bound = _merge(edges[axis], shape[axis], lengths[axis])
+        rows = others * longest_gap(bound[1:-1], shape[axis])
+        if len(bound) > 2:
             break
-    return tuple(
-        (*range(0, size, length), size) for size, length in zip(shape, lengths, strict=True)
-    )
+    return tuple(map(_merge, edges, shape, lengths))
+
+
+def _merge(edges: Edges, size: int, length: int) -> tuple[int, ...]:
+    """Join neighbouring chunks into blocks of at most `length`, or of one chunk."""
+    bounds = [0]
+    while bounds[-1] < size:
+        reach = bounds[-1] + length
+        last = size if reach >= size else edges[bisect.bisect_right(edges, reach) - 1]
+        bounds.append(last)
+    return tuple(bounds)
 
 
 @dataclass(frozen=True)
@@ -131,7 +221,7 @@ class Plan:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Peak bytes of one task: the block, the copies made while decoding it, and its temporaries."""
+        """Peak bytes of one task: the block, its copies while it is decoded, and temporaries."""
         return self.largest_block_rows * (2 * self.row_bytes + ROW_OVERHEAD_BYTES)
 
     @property

@@ -1,0 +1,184 @@
+"""Cuts a stored sample grid into blocks that hold whole chunks, so that a pass reads each once."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from daskmeans.errors import ConfigError, DataError
+from daskmeans.gridded import NamedWeight, stored_edges
+from daskmeans.memory import (
+    MIB,
+    ROW_OVERHEAD_BYTES,
+    Budget,
+    Edges,
+    clip_edges,
+    common_edges,
+    format_bytes,
+    longest_gap,
+    plan_bounds_at,
+    reads_of_each_chunk,
+)
+from daskmeans.samples import Grid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+    from daskmeans.gridded import GriddedSource
+
+# Without a budget: large enough that the cost of a task does not show.
+DEFAULT_BLOCK_BYTES = 64 * MIB
+
+
+class RepeatedReadsWarning(UserWarning):
+    """Variables are chunked so differently that some chunks are read more than once in a pass."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One sample dimension: its stored length, and the part of it that was selected."""
+
+    dim: str
+    stored_size: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Length of the selection."""
+        return self.stop - self.start
+
+    def clip(self, edges: Edges) -> Edges:
+        """Return edges of the stored dimension as edges of the selection."""
+        return clip_edges(edges, self.start, self.stop)
+
+
+def plan_grid(source: GriddedSource, budget: Budget | None) -> tuple[Grid, tuple[int, ...]]:
+    """Return the grid of blocks, and the length of the stored chunks along each sample dimension.
+
+    A block holds whole shards where they fit, else whole chunks; if variables are chunked
+    differently, whole chunks of all of them where that fits, else of the coarsest.
+
+    Raises
+    ------
+    ConfigError : one chunk of rows does not fit the budget.
+    DataError : there are no samples.
+    """
+    axes = _axes(source)
+    shape = [axis.size for axis in axes]
+    _check_not_empty(source, axes)
+    block_bytes = DEFAULT_BLOCK_BYTES if budget is None else budget.block_bytes
+    row_bytes = source.n_features * source.dtype.itemsize + ROW_OVERHEAD_BYTES
+    stored = _choose_edges(source, axes, block_bytes // row_bytes)
+    edges = [axis.clip(edge) for axis, edge in zip(axes, stored, strict=True)]
+    _check_fits(source, edges, axes, budget)
+    bounds = plan_bounds_at(shape, edges, row_bytes, block_bytes)
+    _warn_of_repeated_reads(source, axes, bounds)
+    return Grid(bounds), _label_chunks(source, axes, bounds)
+
+
+def _axes(source: GriddedSource) -> list[Axis]:
+    """Return the sample dimensions."""
+    variable = source.handle.dataset().variables[source.fields[0].name]
+    parts = [source.window[dim] for dim in source.sample_dims]
+    return [
+        Axis(dim, variable.sizes[dim], part.start, part.stop)
+        for dim, part in zip(source.sample_dims, parts, strict=True)
+        if isinstance(part, slice)
+    ]
+
+
+def _chunked_variables(source: GriddedSource) -> dict[str, xr.Variable]:
+    """Return the variables whose chunks count; weights that lack a dimension are small."""
+    names = [field.name for field in source.fields]
+    variables = source.handle.dataset().variables
+    if isinstance(source.weight, NamedWeight):
+        weight = source.weight.name
+        if set(variables[weight].dims) >= set(source.sample_dims):
+            names.append(weight)
+    return {name: variables[name] for name in names}
+
+
+def _edges_of_all(source: GriddedSource, axis: Axis, *, shards: bool) -> list[Edges]:
+    """Return where the chunks of each variable meet along one stored dimension."""
+    variables = _chunked_variables(source).values()
+    return [stored_edges(variable, axis.dim, shards=shards) for variable in variables]
+
+
+def _choose_edges(source: GriddedSource, axes: Sequence[Axis], room: int) -> list[Edges]:
+    """Return where blocks may end: the best choice of which one block has `room` rows at most."""
+    for shards in (True, False):
+        common = [common_edges(_edges_of_all(source, axis, shards=shards), axis.stored_size) for axis in axes]
+        if _cells(common, axes) <= room:
+            return common
+    return [_coarsest(source, axis) for axis in axes]
+
+
+def _coarsest(source: GriddedSource, axis: Axis) -> Edges:
+    """Return the edges of the variable with the longest chunks."""
+    several = _edges_of_all(source, axis, shards=False)
+    return max(several, key=lambda edges: longest_gap(edges, axis.stored_size))
+
+
+def _cells(stored: Sequence[Edges], axes: Sequence[Axis]) -> int:
+    """Return the cells of the largest chunk between edges."""
+    return math.prod(longest_gap(axis.clip(edges), axis.size) for axis, edges in zip(axes, stored, strict=True))
+
+
+def _label_chunks(source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the chunk lengths of labels: the stored ones, or the blocks' for data in memory."""
+    in_memory = all(v._in_memory for v in _chunked_variables(source).values())
+    lengths = []
+    for axis, bound in zip(axes, bounds, strict=True):
+        edges = _coarsest(source, axis)
+        step = longest_gap(edges, axis.stored_size)
+        if in_memory:
+            step = longest_gap(bound[1:-1], axis.size)
+        lengths.append(min(step, axis.size))
+    return tuple(lengths)
+
+
+def _check_not_empty(source: GriddedSource, axes: Sequence[Axis]) -> None:
+    empty = [axis.dim for axis in axes if not axis.size]
+    if empty or not source.n_features:
+        what = f"dimension {empty[0]} has length 0" if empty else "there are no features"
+        raise DataError(f"{source.handle.label} holds no samples: {what}")
+
+
+def _check_fits(source: GriddedSource, edges: Sequence[Edges], axes: Sequence[Axis], budget: Budget | None) -> None:
+    """Raise where the smallest block and its copies need more than the budget leaves for blocks."""
+    if budget is None:
+        return
+    lengths = [longest_gap(edge, axis.size) for edge, axis in zip(edges, axes, strict=True)]
+    row_bytes = 2 * source.n_features * source.dtype.itemsize + ROW_OVERHEAD_BYTES
+    needed = math.prod(lengths) * row_bytes
+    room = budget.total_bytes - budget.kept_bytes
+    if needed > room:
+        shape = ", ".join(f"{axis.dim}: {n}" for axis, n in zip(axes, lengths, strict=True))
+        raise ConfigError(
+            f"{source.handle.label}: one chunk of rows ({shape}) has {math.prod(lengths):,} rows "
+            f"of {source.n_features:,} features and needs {format_bytes(needed)} while it is "
+            f"read, but memory_budget {format_bytes(budget.total_bytes)} leaves "
+            f"{format_bytes(room)} for that. Set memory_budget to {format_bytes(2.05 * needed)} "
+            "or more, or store the data in smaller chunks"
+        )
+
+
+def _warn_of_repeated_reads(source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]]) -> None:
+    """Warn where a pass reads chunks of a variable more than once, and say how often."""
+    for name, variable in _chunked_variables(source).items():
+        stored = [stored_edges(variable, axis.dim, shards=False) for axis in axes]
+        edges = [axis.clip(edge) for axis, edge in zip(axes, stored, strict=True)]
+        reads = reads_of_each_chunk(bounds, edges, [axis.size for axis in axes])
+        if reads > 1:
+            warnings.warn(
+                f"{source.handle.label}: variables have different chunks, and a block that holds "
+                f"whole chunks of all would not fit the budget: each pass reads the chunks of "
+                f"{name!r} {reads:.2f} times. A larger memory_budget, or equal chunks, avoids it",
+                RepeatedReadsWarning,
+                stacklevel=5,
+            )

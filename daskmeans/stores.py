@@ -1,0 +1,283 @@
+"""Opens Zarr, xarray and .npy data as samples: which variables, which dimensions, which blocks.
+
+Checks every name before anything is read. Must not know what is computed on the rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from daskmeans.blocking import plan_grid
+from daskmeans.gridded import (
+    Field,
+    GivenWeight,
+    GriddedSource,
+    NamedWeight,
+    format_value,
+    length,
+)
+from daskmeans.handles import open_handle
+from daskmeans.memory import MIB
+from daskmeans.resolve import (
+    keep_named_dims,
+    resolve_dims,
+    resolve_selection,
+    resolve_variables,
+    resolve_weight,
+)
+from daskmeans.samples import Loader, Missing, Samples, row_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+    import zarr
+
+    from daskmeans.gridded import Weight
+    from daskmeans.handles import Handle
+    from daskmeans.memory import Budget
+    from daskmeans.resolve import Dims, Window
+
+# Coordinates up to this size are copied to the labels.
+COORDINATE_BYTES = 256 * MIB
+
+# Coordinates up to this size are opened by each worker, to name places in error messages.
+PLACE_BYTES = 8 * MIB
+
+
+@dataclass(frozen=True)
+class OpenedStore:
+    """Samples of a store, and what is needed to put labels and centers back into its dimensions.
+
+    Attributes
+    ----------
+    label : the path or URL.
+    samples : the rows; their grid has one axis for each of `sample_dims`.
+    sample_dims : dimensions of the labels.
+    coords : coordinates of the labels, in memory: all that lie along sample dimensions alone, and
+        the values of dimensions that `select` dropped.
+    label_chunks : length of the stored chunks along each sample dimension; labels are written so.
+    fields : which columns each variable fills.
+    feature_coords : coordinates of the feature dimensions, where they have any.
+    """
+
+    label: str
+    samples: Samples
+    sample_dims: tuple[str, ...]
+    coords: Mapping[str, xr.DataArray]
+    label_chunks: tuple[int, ...]
+    fields: tuple[Field, ...]
+    feature_coords: Mapping[str, xr.DataArray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each sample dimension."""
+        return self.samples.grid.shape
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns, such as ``u[level=500]``."""
+        assert self.samples.feature_names is not None
+        return self.samples.feature_names
+
+    @property
+    def labels_aligned(self) -> bool:
+        """Whether no two blocks share a chunk of labels, so that all can be written at once.
+
+        It is False where a selection starts inside a stored chunk, or chunks are irregular.
+        """
+        return all(
+            edge % chunk == 0
+            for bound, chunk in zip(self.samples.grid.bounds, self.label_chunks, strict=True)
+            for edge in bound[:-1]
+        )
+
+    def unstack(self, values: npt.NDArray[Any], dim: str = "cluster") -> xr.Dataset:
+        """Return values per feature, (n, n_features), as variables over `dim` and feature dims."""
+        arrays = {
+            field.name: ((dim, *field.dims), values[:, field.columns].reshape(-1, *field.shape))
+            for field in self.fields
+        }
+        return xr.Dataset(arrays, coords=self.feature_coords)
+
+
+def open_samples(
+    store: Any,
+    *,
+    array: str | None = None,
+    variables: Sequence[str] | None = None,
+    sample_dims: Sequence[str] | None = None,
+    feature_dims: Sequence[str] | None = None,
+    select: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    missing: Missing = "error",
+    budget: Budget | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> OpenedStore:
+    """Open a store as samples. Reads metadata and coordinates only.
+
+    Parameters
+    ----------
+    store : path or URL of a Zarr v2 or v3 group or array, or of a .npy file; an opened
+        `zarr.Array` or `zarr.Group`; an `xarray.Dataset` or `DataArray`. Variables backed by Dask
+        are computed block by block inside the task that clusters them: right for a store that was
+        opened lazily; write the result of a costly computation to a store first. Select with
+        `select` rather than beforehand: a Dataset that was cut does not tell where chunks begin.
+    array : the array to read, where its dimensions have no names: (samples, features).
+    variables : the variables to stack as features, each over all of `sample_dims`. By default all
+        of a Dataset or DataArray.
+    sample_dims : dimensions that make the samples; a cell of their grid is one sample. By default
+        the first dimension of a 2-D array, or all that are not in `feature_dims`.
+    feature_dims : dimensions that make the features. A variable may lack some of them.
+    select : for a dimension, a coordinate value or a range ``[start, stop]``, both included, in
+        either order, ``None`` for an open end. By position where there are no coordinates. A
+        dimension that is given one value is dropped, unless it is named among the sample or
+        feature dimensions: then it stays, with length 1.
+    weights : ``"cos_latitude"``, or a variable over some or all sample dimensions.
+    missing : what to do with samples that have a missing value; see `Loader`.
+    budget : bounds the size of blocks; None for blocks of some 64 MiB.
+    storage_options : passed to fsspec, for URLs.
+
+    Returns
+    -------
+    OpenedStore
+        The rows are float32 if all variables are, after decoding, else float64.
+
+    Raises
+    ------
+    ConfigError : a name or value is wrong, or the budget is too small for one chunk of rows.
+    DataError : the store cannot be opened, or does not hold numbers.
+
+    Examples
+    --------
+    >>> winds = xr.Dataset({"u": (("y", "x", "level"), np.ones((4, 5, 2), "float32"))})
+    >>> opened = open_samples(winds, sample_dims=["y", "x"], feature_dims=["level"])
+    >>> opened.samples, opened.feature_names
+    (Samples(n_samples=20, n_features=2, dtype=float32, blocks=1), ('u[level=0]', 'u[level=1]'))
+    """
+    handle = open_handle(store, array, storage_options)
+    names = resolve_variables(handle, array, variables, default=_default_variables(handle, weights))
+    window = resolve_selection(handle, select or {})
+    dims = resolve_dims(handle, names, sample_dims, feature_dims, window)
+    window = keep_named_dims(window, dims)
+    weight = resolve_weight(handle, weights, dims, window)
+    return _open(handle, names, dims, window, weight, missing, budget)
+
+
+def samples_from_zarr(
+    array: zarr.Array[Any], sample_weight: npt.NDArray[np.float64] | None, budget: Budget | None
+) -> Samples:
+    """View a 2-D Zarr array, (n_samples, n_features), as samples. Reads no chunk.
+
+    Parameters
+    ----------
+    array : opened where the caller likes; its store must be picklable for other processes.
+    sample_weight : (n_samples,), in memory, or None.
+    budget : bounds the size of blocks; None for blocks of some 64 MiB.
+    """
+    handle = open_handle(array, None, None)
+    names = resolve_variables(handle, None, None, default=_default_variables(handle, None))
+    window = resolve_selection(handle, {})
+    dims = resolve_dims(handle, names, None, None, window)
+    weight = None if sample_weight is None else GivenWeight(sample_weight)
+    return _open(handle, names, dims, window, weight, "error", budget).samples
+
+
+def _default_variables(handle: Handle, weights: str | None) -> tuple[str, ...]:
+    """Return all variables of a Dataset that the caller gave, or the only one of a store."""
+    names = tuple(str(name) for name in handle.dataset().data_vars if name != weights)
+    return names if handle.is_given or len(names) == 1 else ()
+
+
+def _open(
+    handle: Handle,
+    names: Sequence[str],
+    dims: Dims,
+    window: Window,
+    weight: Weight | None,
+    missing: Missing,
+    budget: Budget | None,
+) -> OpenedStore:
+    """Plan the blocks, and gather what labels and centers will need."""
+    dataset = handle.dataset()
+    fields = _fields(dataset, names, dims, window)
+    dtypes = {row_dtype(dataset.variables[name].dtype) for name in names}
+    source = GriddedSource(
+        handle=handle.only(_needed(dataset, names, dims, weight)),
+        fields=fields,
+        sample_dims=dims.samples,
+        window=window,
+        n_features=fields[-1].columns.stop,
+        dtype=np.result_type(*dtypes),
+        weight=weight,
+    )
+    grid, label_chunks = plan_grid(source, budget)
+    coords = _coords(dataset, window)
+    samples = Samples(
+        Loader(source, grid, missing),
+        n_samples=grid.n_cells,
+        feature_names=_feature_names(fields, coords, window),
+    )
+    return OpenedStore(
+        label=handle.label,
+        samples=samples,
+        sample_dims=dims.samples,
+        coords={name: c for name, c in coords.items() if set(c.dims) <= set(dims.samples)},
+        label_chunks=label_chunks,
+        fields=fields,
+        feature_coords={name: c for name, c in coords.items() if c.dims and set(c.dims) <= set(dims.features)},
+    )
+
+
+def _fields(dataset: xr.Dataset, names: Sequence[str], dims: Dims, window: Window) -> tuple[Field, ...]:
+    """Lay the variables side by side in the columns, in the order in which they were named."""
+    fields: list[Field] = []
+    for name in names:
+        inner = tuple(dim for dim in dims.features if dim in dataset.variables[name].dims)
+        shape = tuple(length(window[dim]) for dim in inner)
+        fields.append(Field(name, inner, shape, fields[-1].columns.stop if fields else 0))
+    return tuple(fields)
+
+
+def _needed(dataset: xr.Dataset, names: Sequence[str], dims: Dims, weight: Weight | None) -> tuple[str, ...]:
+    """Return what a worker opens: variables, weights, and coordinates that name a place."""
+    places = [dim for dim in dims.samples if dim in dataset.coords and dataset.coords[dim].nbytes <= PLACE_BYTES]
+    return (*names, *([weight.name] if isinstance(weight, NamedWeight) else ()), *places)
+
+
+def _coords(dataset: xr.Dataset, window: Window) -> dict[str, xr.DataArray]:
+    """Return the coordinates of what was selected, in memory, without how they were stored."""
+    selected = dataset.coords.to_dataset().isel(
+        {dim: part for dim, part in window.items() if dim in dataset.coords.dims}
+    )
+    return {
+        str(name): coord.load().drop_encoding().reset_coords(drop=True)
+        for name, coord in selected.coords.items()
+        if coord.nbytes <= COORDINATE_BYTES
+    }
+
+
+def _feature_names(fields: Sequence[Field], coords: Mapping[str, xr.DataArray], window: Window) -> tuple[str, ...]:
+    """Name the columns: the variable, and the coordinates of its feature dimensions."""
+    if len(fields) == 1 and fields[0].dims == ("feature",) and "feature" not in coords:
+        return tuple(map(str, range(fields[0].shape[0])))
+    names: list[str] = []
+    for field in fields:
+        lines = [[f"{dim}={value}" for value in _places(dim, coords, window)] for dim in field.dims]
+        places = map(", ".join, itertools.product(*lines))
+        names += [f"{field.name}[{place}]" if place else field.name for place in places]
+    return tuple(names)
+
+
+def _places(dim: str, coords: Mapping[str, xr.DataArray], window: Window) -> list[str]:
+    """Return the coordinate values of one feature dimension, or its positions."""
+    if dim in coords:
+        return [format_value(value) for value in coords[dim].values]
+    part = window[dim]
+    assert isinstance(part, slice)
+    return [str(i) for i in range(part.start, part.stop)]
