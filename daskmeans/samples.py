@@ -65,16 +65,7 @@ class Grid:
     def region(self, index: int) -> Region:
         """Return the slices of block `index`, one for each sample dimension."""
         place = np.unravel_index(index, self.blocks_shape)
-        return tuple(
-            slice(bound[i], bound[i + 1]) for bound, i in zip(self.bounds, place, strict=True)
-        )
-
-    def row_ids(self, region: Region) -> npt.NDArray[np.int64]:
-        """Return the ids of all cells of `region`, in its C order."""
-        ids = np.zeros((), dtype=np.int64)
-        for size, part in zip(self.shape, region, strict=True):
-            ids = np.add.outer(ids * size, np.arange(part.start, part.stop, dtype=np.int64))
-        return ids.reshape(-1)
+        return tuple(slice(bound[i], bound[i + 1]) for bound, i in zip(self.bounds, place, strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,10 +92,20 @@ class Block:
         """Number of rows."""
         return len(self.X)
 
-    def row_ids(self) -> npt.NDArray[np.int64]:
-        """Return the ids of the rows, (n_rows,) int64."""
-        ids = self.grid.row_ids(self.region)[: len(self.X) if self.present is None else None]
-        return ids if self.present is None else ids[self.present]
+    def row_ids(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """Return the ids of the rows, int64: of all, or of those at the places `rows` in `X`."""
+        if rows is None:
+            rows = np.arange(self.n_rows)
+        cells = rows if self.present is None else np.flatnonzero(self.present)[rows]
+        if len(self.region) == 1:
+            return np.asarray(cells + self.region[0].start, dtype=np.int64)
+        shape = [part.stop - part.start for part in self.region]
+        places = np.unravel_index(cells, shape)
+        corner = [part.start for part in self.region]
+        ids = np.zeros(len(cells), dtype=np.int64)
+        for place, begin, size in zip(places, corner, self.grid.shape, strict=True):
+            ids = ids * size + (place + begin)
+        return ids
 
     def on_grid(self, values: npt.NDArray[Any], fill: Any) -> npt.NDArray[Any]:
         """Put one value a row back into the block's shape, `fill` where a cell was dropped."""
@@ -146,7 +147,9 @@ class Source(Protocol):
 class Transform(Protocol):
     """A map of rows to rows, applied inside the task that reads them."""
 
-    n_features_out: int
+    @property
+    def n_features_out(self) -> int:
+        """Number of features after the transform."""
 
     def apply(self, X: Rows) -> Rows:
         """Return the transformed rows in the dtype of `X`; `X` is left alone."""
@@ -260,7 +263,9 @@ class ArraySource:
         return row_dtype(self.X.dtype)
 
     def read(
-        self, region: Region, given: Sequence[npt.NDArray[Any]]  # noqa: ARG002
+        self,
+        region: Region,
+        given: Sequence[npt.NDArray[Any]],
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return a view of the rows."""
         (rows,) = region
@@ -279,9 +284,7 @@ class ArraySource:
 IN_MEMORY_BLOCK_BYTES = 8 * 2**20
 
 
-def samples_from_array(
-    X: npt.NDArray[Any], sample_weight: npt.NDArray[np.float64] | None
-) -> Samples:
+def samples_from_array(X: npt.NDArray[Any], sample_weight: npt.NDArray[np.float64] | None) -> Samples:
     """View a 2-D array in memory, (n_samples, n_features), as samples. No copy."""
     source = ArraySource(X, sample_weight)
     row_bytes = source.n_features * source.dtype.itemsize + ROW_OVERHEAD_BYTES
@@ -298,7 +301,9 @@ class ChunkSource:
     known_lengths: bool
 
     def read(
-        self, region: Region, given: Sequence[npt.NDArray[Any]]  # noqa: ARG002
+        self,
+        region: Region,
+        given: Sequence[npt.NDArray[Any]],
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return the chunk and its weights."""
         X, *weights = given

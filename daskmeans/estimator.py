@@ -1,0 +1,442 @@
+"""KMeans: scikit-learn's contract, on arrays in memory, Dask and Zarr. Owns the defaults and checks the parameters."""
+
+from __future__ import annotations
+
+import functools
+import json
+import numbers
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import zarr
+from dask.base import optimize
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from daskmeans import kernels
+from daskmeans.errors import DataError, SplitFeaturesWarning
+from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, fit
+from daskmeans.kernels import Float64s, Stack
+from daskmeans.memory import Budget, format_bytes, parse_bytes
+from daskmeans.samples import Rows, Samples, row_dtype, samples_from_array, samples_from_chunks
+from daskmeans.scan import PassReport, Scanner, lazy_rows, memory_of_workers
+from daskmeans.steps import Assign, Gather
+
+FORMAT = "daskmeans model, version 1"
+
+
+class KMeans(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    ClusterMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
+    """k-means for data that does not fit in memory, with scikit-learn's interface.
+
+    Parameters
+    ----------
+    n_clusters : int
+        Number of clusters.
+    init : {"k-means||", "k-means++", "random", "random-partition"}, array or callable
+        Where the iteration starts. ``"k-means||"``: Bahmani et al. 2012, over all rows; ``"k-means++"``: greedy, on a
+        uniform sample in memory; both are followed by iterations on the sample, which cost no pass. ``"random"``:
+        distinct rows; ``"random-partition"``: every row goes to a random cluster, the means are the centers. An array
+        gives the centers, (n_clusters, n_features). A callable ``init(X, n_clusters, random_state)`` gets the sample.
+    n_init : int or "auto"
+        Number of starts; the one with the lowest inertia wins. All share each pass over the data. "auto" is 10
+        for "random" and callables, else 1.
+    max_iter : int
+        Updates of the centers, at most.
+    tol : float
+        Stop when the squared shifts of the centers, summed over clusters, are at most `tol` times the mean variance
+        of the features. 0 runs until no label changes.
+    verbose : int
+        Above 0, print a line for each pass.
+    random_state : int, RandomState or None
+        Seed. An int gives the same bits every time, on any number of workers.
+    oversampling_factor : float
+        For "k-means||": rows drawn in each round, as a multiple of `n_clusters`.
+    init_rounds : int or "auto"
+        For "k-means||": number of rounds, each a pass over the data.
+    algorithm : {"auto", "lloyd"}
+        "lloyd" is plain Lloyd's trajectory.
+    memory_budget : int, str or None
+        Bytes for the rows, over all workers, as a number or as in ``"2GiB"``. Input that fits in half of it is read
+        once and kept; of larger input as many blocks as fit are kept and the others are read in each pass. None
+        takes a quarter of the memory of the workers.
+
+    Attributes
+    ----------
+    cluster_centers_ : (n_clusters, n_features) array in the dtype of the rows.
+    labels_ : (n_samples,) int32; NumPy for input in memory, else a lazy Dask array in the row chunks of the input.
+    inertia_ : float, weighted sum of squared distances to the nearest center.
+    inertia_per_cluster_ : (n_clusters,) float64.
+    counts_ : (n_clusters,) float64, weight of each cluster.
+    n_iter_ : int, updates of the centers by passes over the data; iterations on the sample are not counted.
+    n_passes_ : int, passes over the data, seeding and the final one included.
+    converged_ : bool, whether the last update met `tol`.
+    n_features_in_ : int
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from daskmeans import KMeans
+    >>> X = da.concatenate([da.zeros((500, 2)), da.ones((500, 2))])
+    >>> model = KMeans(n_clusters=2, random_state=0).fit(X)
+    >>> sorted(model.cluster_centers_[:, 0].tolist())
+    [0.0, 1.0]
+    >>> model.labels_
+    dask.array<labels, shape=(1000,), dtype=int32, chunksize=(500,), chunktype=numpy.ndarray>
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_clusters": [Interval(numbers.Integral, 1, None, closed="left")],
+        "init": [StrOptions(set(INIT_NAMES)), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
+        "max_iter": [Interval(numbers.Integral, 1, None, closed="left")],
+        "tol": [Interval(numbers.Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "oversampling_factor": [Interval(numbers.Real, 0, None, closed="neither")],
+        "init_rounds": [StrOptions({"auto"}), Interval(numbers.Integral, 0, None, closed="left")],
+        "algorithm": [StrOptions({"auto", "lloyd"})],
+        "memory_budget": [Interval(numbers.Integral, 1, None, closed="left"), str, None],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: Any = "k-means||",
+        n_init: Any = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        verbose: int = 0,
+        random_state: Any = None,
+        oversampling_factor: float = 2.0,
+        init_rounds: Any = "auto",
+        algorithm: str = "auto",
+        memory_budget: Any = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.random_state = random_state
+        self.oversampling_factor = oversampling_factor
+        self.init_rounds = init_rounds
+        self.algorithm = algorithm
+        self.memory_budget = memory_budget
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Find the centers.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) NumPy, Dask or Zarr array, or anything that NumPy makes an array of.
+        y : ignored.
+        sample_weight : (n_samples,) array, or None for 1.
+
+        Raises
+        ------
+        DataError
+            Where `X` holds NaN or infinity, or fewer rows than clusters.
+        """
+        self._validate_params()
+        budget = resolve_budget(self.memory_budget)
+        samples = self._samples(X, sample_weight, budget, reset=True)
+        listener = _Printer() if self.verbose else None
+        scanner = Scanner(samples, kept_bytes=budget.kept_bytes, listener=listener)
+        fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)
+        self._adopt(fitted, samples.dtype)
+        if fitted.outputs is not None:
+            self.labels_ = np.concatenate(fitted.outputs)
+        else:
+            self.labels_ = self.predict(X)
+        return self
+
+    def _options(self, budget: Budget) -> FitOptions:
+        named, n_init = isinstance(self.init, str), self.n_init
+        if n_init == "auto":
+            n_init = 10 if callable(self.init) or (named and self.init == "random") else 1
+        if not named and not callable(self.init) and n_init > 1:
+            warnings.warn(
+                f"Explicit initial center position passed: performing only one init in KMeans instead of "
+                f"n_init={n_init}.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            n_init = 1
+        return FitOptions(
+            n_clusters=self.n_clusters,
+            init=self.init,
+            n_init=n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            seed=seed_of(self.random_state),
+            oversampling_factor=self.oversampling_factor,
+            init_rounds=self.init_rounds,
+            algorithm=self.algorithm,  # type: ignore[arg-type]
+            budget=budget,
+        )
+
+    def _adopt(self, fitted: Fitted, dtype: np.dtype[Any]) -> None:
+        self.cluster_centers_ = fitted.centers.astype(dtype)
+        self.inertia_ = fitted.inertia
+        self.inertia_per_cluster_ = fitted.inertia_per_cluster
+        self.counts_ = fitted.counts
+        self.n_iter_ = fitted.n_iter
+        self.n_passes_ = len(fitted.history)
+        self.converged_ = fitted.converged
+        self._n_features_out = len(self.cluster_centers_)
+
+    def _samples(self, X: Any, sample_weight: Any, budget: Budget, *, reset: bool) -> Samples:
+        """View `X`, whatever it is, as samples."""
+        if isinstance(X, zarr.Array):
+            self._check_columns(X.shape, X.dtype, reset=reset)
+            from daskmeans.stores import samples_from_zarr
+
+            return samples_from_zarr(X, sample_weight, budget)
+        if isinstance(X, da.Array):
+            self._check_columns(X.shape, X.dtype, reset=reset)
+            return _samples_from_dask(X, sample_weight)
+        X = self._in_memory(X, reset=reset)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        return samples_from_array(X, sample_weight)
+
+    def _in_memory(self, X: Any, *, reset: bool) -> npt.NDArray[Any]:
+        """Check an array in memory as scikit-learn does; whether it is finite is seen in the first pass."""
+        checked: npt.NDArray[Any] = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            order="C",
+            ensure_all_finite=not reset,
+        )
+        return checked
+
+    def _check_columns(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, reset: bool) -> None:
+        """Check the features of an array that is not in memory."""
+        if len(shape) != 2:
+            raise DataError(f"Expected 2D array, got {len(shape)}D array instead: X must be (n_samples, n_features).")
+        if dtype.kind not in "biuf":
+            raise DataError(f"X has dtype {dtype}; expected real numbers.")
+        if reset:
+            self.n_features_in_ = int(shape[1])
+        elif shape[1] != self.n_features_in_:
+            raise DataError(
+                f"X has {shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                f"as input."
+            )
+
+    def predict(self, X: Any) -> Any:
+        """Return the nearest center of each row, (n_samples,) int32.
+
+        NumPy for input in memory; for Dask and Zarr a lazy Dask array with the row chunks of `X`. One pass.
+        """
+        check_is_fitted(self)
+        nearest = functools.partial(_nearest, centers=self.cluster_centers_.astype(np.float64))
+        if _is_lazy(X):
+            self._check_columns(X.shape, X.dtype, reset=False)
+            return lazy_rows(_whole_rows(_as_dask(X)), nearest, None, np.dtype(np.int32), "labels")
+        samples = samples_from_array(self._in_memory(X, reset=False), None)
+        return np.concatenate(Scanner(samples).scan(self._assign(Gather())).outputs)
+
+    def transform(self, X: Any) -> Any:
+        """Return the distances to all centers, (n_samples, n_clusters), in the dtype of the rows; lazy as `predict`."""
+        check_is_fitted(self)
+        if _is_lazy(X):
+            self._check_columns(X.shape, X.dtype, reset=False)
+            measure = functools.partial(_distances, centers=self.cluster_centers_)
+            dtype = row_dtype(X.dtype)
+            return lazy_rows(_whole_rows(_as_dask(X)), measure, len(self.cluster_centers_), dtype, "distances")
+        return _distances(self._in_memory(X, reset=False), centers=self.cluster_centers_)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return minus the inertia of `X`, so that greater is better. One pass over the data."""
+        check_is_fitted(self)
+        samples = self._samples(X, sample_weight, resolve_budget(self.memory_budget), reset=False)
+        return -float(Scanner(samples).scan(self._assign(None)).inertia.sum())
+
+    def _assign(self, sink: Gather | None) -> Assign:
+        centers = self.cluster_centers_.astype(np.float64)
+        return Assign(Stack.of([centers]), centers.mean(axis=0), sink)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model to a file of plain arrays and JSON: no pickle, and nothing of length n_samples."""
+        check_is_fitted(self)
+        arrays = {name: getattr(self, name) for name in _SAVED_ARRAYS}
+        params = self.get_params()
+        if not isinstance(self.init, str):
+            params["init"] = None if callable(self.init) else np.asarray(self.init, np.float64).tolist()
+        if not isinstance(self.random_state, int):
+            params["random_state"] = None
+        header = {
+            "format": FORMAT,
+            "params": params,
+            **{name: getattr(self, name) for name in _SAVED_SCALARS},
+            "feature_names_in_": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
+        }
+        with Path(path).open("wb") as file:
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+
+
+_SAVED_ARRAYS = ("cluster_centers_", "inertia_per_cluster_", "counts_")
+_SAVED_SCALARS = ("inertia_", "n_iter_", "n_passes_", "converged_", "n_features_in_")
+
+
+def load(path: str | Path) -> KMeans:
+    """Return the model that `KMeans.save` wrote. Loading cannot run code: the file holds arrays and JSON only."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            header = json.loads(str(stored["header"]))
+            arrays = {name: stored[name] for name in _SAVED_ARRAYS}
+    except FileNotFoundError:
+        raise DataError(f"No model at {path}.") from None
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no model that KMeans.save wrote, or it is damaged: {error}") from error
+    if header.get("format") != FORMAT:
+        raise DataError(f"{path} holds {header.get('format')!r}; expected {FORMAT!r}.")
+    params = header["params"]
+    if params["init"] is None:
+        del params["init"]
+    elif not isinstance(params["init"], str):
+        params["init"] = np.array(params["init"])
+    model = KMeans(**params)
+    for name, value in arrays.items():
+        setattr(model, name, value)
+    for name in _SAVED_SCALARS:
+        setattr(model, name, header[name])
+    if header["feature_names_in_"]:
+        model.feature_names_in_ = np.array(header["feature_names_in_"], dtype=object)
+    model._n_features_out = len(model.cluster_centers_)
+    return model
+
+
+def resolve_budget(memory_budget: int | str | None) -> Budget:
+    """Return the budget: as given, else a quarter of the memory of the workers, or of this machine."""
+    if memory_budget is None:
+        return Budget(memory_of_workers() // 4)
+    return Budget(parse_bytes(memory_budget))
+
+
+def seed_of(random_state: Any) -> int:
+    """Return the seed of a random state: an int is itself."""
+    if isinstance(random_state, (int, np.integer)):
+        check_random_state(random_state)
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _is_lazy(X: Any) -> bool:
+    return isinstance(X, (da.Array, zarr.Array))
+
+
+def _as_dask(X: Any) -> da.Array:
+    lazy: da.Array = da.from_zarr(X) if isinstance(X, zarr.Array) else X
+    return lazy
+
+
+def _whole_rows(X: da.Array) -> da.Array:
+    """Merge chunks that cut the features of a row, and say what that costs."""
+    n_pieces = len(X.chunks[1])
+    if n_pieces == 1:
+        return X
+    row_bytes = X.shape[1] * X.dtype.itemsize
+    n_rows = max(X.chunks[0])
+    warnings.warn(
+        f"The chunks of X cut each row into {n_pieces} pieces. They are merged, which copies all of X in every pass "
+        f"and holds blocks of {format_bytes(n_rows * row_bytes)}; store X with all {X.shape[1]} features in one chunk "
+        f"to avoid it.",
+        SplitFeaturesWarning,
+        stacklevel=4,
+    )
+    merged: da.Array = X.rechunk({1: -1})
+    return merged
+
+
+def _samples_from_dask(X: da.Array, sample_weight: Any) -> Samples:
+    X = _whole_rows(X)
+    collections = [X]
+    if sample_weight is not None:
+        collections.append(_weights_like(X, sample_weight))
+    # Fusing once saves tasks in every pass.
+    return samples_from_chunks(optimize(*collections), dtype=row_dtype(X.dtype))
+
+
+def _weights_like(X: da.Array, sample_weight: Any) -> da.Array:
+    """Return weights as a Dask array in the row chunks of `X`."""
+    known = not np.isnan(X.chunks[0]).any()
+    weight: da.Array
+    if isinstance(sample_weight, da.Array):
+        if known and sample_weight.shape == X.shape[:1]:
+            weight = sample_weight.rechunk((X.chunks[0],))
+            return weight
+        if not known and sample_weight.numblocks == X.numblocks[:1]:
+            return sample_weight
+    elif known:
+        values = np.asarray(sample_weight, dtype=np.float64)
+        if values.ndim == 0 or values.shape == X.shape[:1]:
+            weight = da.from_array(np.broadcast_to(values, X.shape[:1]), chunks=(X.chunks[0],))
+            return weight
+    raise DataError(
+        f"sample_weight.shape == {np.shape(sample_weight)}, expected {(X.shape[0],)}: one weight for each row"
+        + ("." if known else ", as a Dask array in the row chunks of X, since their lengths are unknown.")
+    )
+
+
+def _finite(X: npt.NDArray[Any]) -> Rows:
+    """Return rows in the dtype they are clustered in, or raise DataError if one is not finite."""
+    rows: Rows = np.ascontiguousarray(X, dtype=row_dtype(X.dtype))
+    n_bad, first = kernels.count_non_finite(kernels.read_only(rows))
+    if n_bad:
+        raise DataError(f"Input X contains NaN or infinity in {n_bad:,} rows of a chunk, first in its row {first}.")
+    return rows
+
+
+def _nearest(X: npt.NDArray[Any], *, centers: Float64s) -> npt.NDArray[np.int32]:
+    stack = Stack.of([centers])
+    found = kernels.assign(_finite(X), None, stack, centers.mean(axis=0), with_labels=True, with_sq_dist=False)
+    labels: npt.NDArray[np.int32] = found.labels[0]
+    return labels
+
+
+def _distances(X: npt.NDArray[Any], *, centers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    distances: npt.NDArray[Any] = euclidean_distances(_finite(X), centers)
+    return distances
+
+
+class _Printer:
+    """Prints a line for each pass."""
+
+    def started(self, number: int, title: str, n_blocks: int) -> None:
+        """Say nothing yet."""
+
+    def advanced(self, n_blocks: int, n_bytes: int) -> None:
+        """Say nothing yet."""
+
+    def finished(self, report: PassReport) -> None:
+        """Say what the pass was for."""
+        print(f"Pass {report.number}, {report.title}: {report.elapsed_s:.2f} s.")
+
+    def judged(self, report: PassReport) -> None:
+        """Say what it found."""
+        shift = "" if report.center_shift is None else f", squared center shift {report.center_shift:.6g}"
+        print(f"Pass {report.number}, {report.title}: inertia {report.inertia:.9g}{shift}.")

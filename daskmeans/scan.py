@@ -1,0 +1,394 @@
+"""One pass over the data: a task per block, a reduction tree of fixed shape. The only module that builds Dask graphs.
+
+Must not know what a Step computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import resource
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import dask
+import dask.array as da
+import distributed
+import numpy as np
+import numpy.typing as npt
+import threadpoolctl
+from dask._task_spec import List, Task, TaskRef
+from dask.base import get_scheduler, persist
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
+from distributed.system import MEMORY_LIMIT
+
+from daskmeans.samples import Block, Loader, Samples, Transform
+
+Key: TypeAlias = Any  # a string, or a tuple of a string and integers
+P = TypeVar("P")
+R = TypeVar("R", covariant=True)
+
+# A task reads at least one block. Above this many, a task takes several, so that the scheduler is not drowned.
+MAX_TASKS = 4096
+FAN_IN = 16
+
+
+class Step(Protocol[P, R]):
+    """What to do with one block, how to merge two results, how to finish. Pure; picklable."""
+
+    def map(self, block: Block) -> P:
+        """Return the partial result of one block."""
+
+    def merge(self, left: P, right: P) -> P:
+        """Combine the results of two runs of blocks, `left` before `right`, and leave both as they are."""
+
+    def finish(self, total: P) -> R:
+        """Turn the merged result into what the caller asked for, in the caller's process."""
+
+
+@dataclass
+class Scanned(Generic[P]):
+    """A partial result and what it took to compute it."""
+
+    partial: P
+    n_bytes: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass took.
+
+    Attributes
+    ----------
+    number : counts from 1.
+    title : what the pass was for.
+    n_bytes : bytes of rows that were read and decoded; 0 where all blocks were kept.
+    inertia : of the centers that the pass assigned rows to; None where it assigned none.
+    center_shift : squared distance that the pass moved the centers by, summed over clusters; None where it moved none.
+    """
+
+    number: int
+    title: str
+    n_blocks: int
+    n_bytes: int
+    elapsed_s: float
+    inertia: float | None = None
+    center_shift: float | None = None
+
+
+class Listener(Protocol):
+    """Hears of the progress of a scan."""
+
+    def started(self, number: int, title: str, n_blocks: int) -> None:
+        """A pass begins."""
+
+    def advanced(self, n_blocks: int, n_bytes: int) -> None:
+        """Some blocks of the pass are done. Called from any thread."""
+
+    def finished(self, report: PassReport) -> None:
+        """The pass is over."""
+
+    def judged(self, report: PassReport) -> None:
+        """Inertia and center shift of the pass are known."""
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class Scanner:
+    """Runs Steps over samples, one pass each; keeps the blocks that fit; counts what was read.
+
+    Runs where Dask would: on the active `distributed.Client` if there is one, else on threads. Rows that lie in
+    this process stay in it.
+
+    Attributes
+    ----------
+    samples : what is scanned.
+    kept_bytes : bytes of rows that may stay in memory from one pass to the next, over all workers.
+    listener : hears of progress.
+    history : a report for each pass so far.
+    n_bytes : bytes of rows read and decoded so far.
+    peak_rss_bytes : the most memory that any process that worked on a pass has held.
+    """
+
+    samples: Samples
+    kept_bytes: int = 0
+    listener: Listener | None = None
+    history: list[PassReport] = field(default_factory=list)
+    n_bytes: int = 0
+    peak_rss_bytes: int = 0
+    _kept: dict[int, Delayed] = field(default_factory=dict)
+
+    @property
+    def n_passes(self) -> int:
+        """Number of passes so far."""
+        return len(self.history)
+
+    def scan(self, step: Step[P, R], title: str = "scan") -> R:
+        """Run `step` over all blocks: one pass."""
+        begin = time.perf_counter()
+        n_blocks = self.samples.grid.n_blocks
+        if self.listener is not None:
+            self.listener.started(self.n_passes + 1, title, n_blocks)
+        total = self._run(step)
+        elapsed_s = time.perf_counter() - begin
+        self.n_bytes += total.n_bytes
+        self.peak_rss_bytes = max(self.peak_rss_bytes, total.peak_rss_bytes)
+        report = PassReport(self.n_passes + 1, title, n_blocks, total.n_bytes, elapsed_s)
+        self.history.append(report)
+        if self.listener is not None:
+            self.listener.finished(report)
+        return step.finish(total.partial)
+
+    def judge(self, inertia: float, center_shift: float | None) -> None:
+        """Add to the report of the last pass what its caller made of it."""
+        self.history[-1] = replace(self.history[-1], inertia=inertia, center_shift=center_shift)
+        if self.listener is not None:
+            self.listener.judged(self.history[-1])
+
+    def transform(self, transform: Transform) -> None:
+        """See the rows through `transform` from now on, those that are kept too."""
+        self.samples = self.samples.with_transform(transform)
+        if self._kept:
+            name = f"transformed-{uuid.uuid4().hex}"
+            apply = self.samples.loader.transformed
+            graph: dict[Key, Task] = {
+                (name, i): Task((name, i), apply, TaskRef(block.key)) for i, block in self._kept.items()
+            }
+            self._kept = _persist(name, graph, list(self._kept), list(self._kept.values()))
+
+    def _run(self, step: Step[P, Any]) -> Scanned[P]:
+        """Compute the merged result of all blocks, where Dask would compute it."""
+        token = uuid.uuid4().hex
+        client = None if self.samples.in_memory else current_client()
+        if client is not None:
+            with _relayed(client, token, self.listener) as tick:
+                return self._compute(_Work(self.samples.loader, step, tick, True), token)
+        tick = _silent if self.listener is None else self.listener.advanced
+        work = _Work(self.samples.loader, step, tick, False)
+        with _blas().limit(limits=1, user_api="blas"):
+            if not self.samples.in_memory:
+                return self._compute(work, token)
+            if self.samples.grid.n_blocks == 1:
+                return work.map((0,))
+            with dask.config.set(scheduler="threads"):
+                return self._compute(work, token)
+
+    def _compute(self, work: _Work, token: str) -> Scanned[Any]:
+        """Build the graph of one pass and compute it."""
+        name = f"scan-{token}"
+        root, keep, graph = self._graph(work, token)
+        collections = [*self.samples.collections, *self._kept.values()]
+        layers = HighLevelGraph.from_collections(name, graph, dependencies=collections)
+        total = Delayed(root, layers, layer=name)
+        if keep:
+            blocks = [Delayed(key, layers, layer=name) for key in keep.values()]
+            total, *persisted = persist(total, *blocks)
+            self._kept = dict(zip(keep, persisted, strict=True))
+        result: Scanned[Any] = total.compute()
+        return result
+
+    def _graph(self, work: _Work, token: str) -> tuple[Key, dict[int, Key], dict[Key, Task]]:
+        """Return the key of the result, the keys of the blocks to keep, and the tasks.
+
+        The shape depends on the number of blocks alone: so the bits of the result do not depend on who computes it.
+        """
+        shared = TaskRef(f"work-{token}")
+        graph: dict[Key, Task] = {shared.key: Task(shared.key, work.itself)}
+        keep: dict[int, Key] = {}
+        if not self._kept:
+            for i in self._blocks_to_keep():
+                keep[i] = (f"block-{token}", i)
+                graph[keep[i]] = Task(keep[i], _load_task, shared, i, self._chunks(i))
+        kept = keep or {i: block.key for i, block in self._kept.items()}
+
+        n_blocks = self.samples.grid.n_blocks
+        per_task = -(-n_blocks // MAX_TASKS)
+        keys: list[Key] = []
+        for begin in range(0, n_blocks, per_task):
+            blocks = tuple(range(begin, min(begin + per_task, n_blocks)))
+            given = List(*(TaskRef(kept[i]) if i in kept else self._chunks(i) for i in blocks))
+            key = (f"map-{token}", len(keys))
+            graph[key] = Task(key, _map_task, shared, blocks, given, fresh=bool(keep))
+            keys.append(key)
+        level = 0
+        while len(keys) > 1:
+            above: list[Key] = []
+            for begin in range(0, len(keys), FAN_IN):
+                key = (f"merge-{level}-{token}", len(above))
+                parts = List(*map(TaskRef, keys[begin : begin + FAN_IN]))
+                graph[key] = Task(key, _merge_task, shared, parts)
+                above.append(key)
+            keys, level = above, level + 1
+        return keys[0], keep, graph
+
+    def _blocks_to_keep(self) -> list[int]:
+        """Return the blocks that stay in memory: all if they fit, else the first ones that do."""
+        samples = self.samples
+        if samples.in_memory or not self.kept_bytes or samples.nbytes is None:
+            return []
+        row_bytes = samples.n_features * samples.dtype.itemsize
+        kept, room = [], self.kept_bytes
+        for i in range(samples.grid.n_blocks):
+            cells = 1
+            for part in samples.grid.region(i):
+                cells *= part.stop - part.start
+            room -= cells * row_bytes
+            if room < 0:
+                break
+            kept.append(i)
+        return kept
+
+    def _chunks(self, i: int) -> Any:
+        """Refer to the Dask chunks that block `i` is made of."""
+        collections = self.samples.collections
+        return List(*(TaskRef((c.name, i, *([0] * (c.ndim - 1)))) for c in collections))
+
+
+def current_client() -> distributed.Client | None:
+    """Return the client that Dask would compute on now, or None where it would compute in this process."""
+    owner = getattr(get_scheduler(), "__self__", None)
+    return owner if isinstance(owner, distributed.Client) else None
+
+
+def memory_of_workers() -> int:
+    """Return the bytes of memory that the workers may use: those of the current client, or this process."""
+    client = current_client()
+    if client is None:
+        return int(MEMORY_LIMIT)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [worker["memory_limit"] or MEMORY_LIMIT for worker in workers]
+    return int(sum(limits)) or int(MEMORY_LIMIT)
+
+
+def lazy_rows(
+    X: da.Array,
+    function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    n_columns: int | None,
+    dtype: np.dtype[Any],
+    name: str,
+) -> da.Array:
+    """Return what `function` makes of each row chunk of `X`, (n_samples,) or (n_samples, n_columns), lazily."""
+    meta = np.empty((0,) if n_columns is None else (0, 0), dtype=dtype)
+    if n_columns is None:
+        return X.map_blocks(function, drop_axis=1, dtype=dtype, meta=meta, name=f"{name}-{uuid.uuid4().hex}")
+    chunks = (X.chunks[0], (n_columns,))
+    return X.map_blocks(function, chunks=chunks, dtype=dtype, meta=meta, name=f"{name}-{uuid.uuid4().hex}")
+
+
+def _persist(
+    name: str, graph: dict[Key, Task], indices: Sequence[int], dependencies: Sequence[Delayed]
+) -> dict[int, Delayed]:
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=dependencies)
+    persisted = persist(*(Delayed((name, i), layers, layer=name) for i in indices))
+    return dict(zip(indices, persisted, strict=True))
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """Find the BLAS libraries of this process, those that the kernels call included."""
+    importlib.import_module("scipy.linalg.cython_blas")
+    return threadpoolctl.ThreadpoolController()
+
+
+@functools.cache
+def _one_blas_thread() -> object:
+    """Give BLAS one thread in this process, a worker of Dask's, for good: parallelism is Dask's."""
+    return _blas().limit(limits=1, user_api="blas")
+
+
+def _silent(n_blocks: int, n_bytes: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class _Relay:
+    """Tells the client, from a worker, that blocks are done."""
+
+    topic: str
+
+    def __call__(self, n_blocks: int, n_bytes: int) -> None:
+        distributed.get_worker().log_event(self.topic, (n_blocks, n_bytes))
+
+
+@contextmanager
+def _relayed(client: distributed.Client, token: str, listener: Listener | None) -> Iterator[Callable[[int, int], None]]:
+    """Carry what workers report to the listener, while the pass lasts."""
+    if listener is None:
+        yield _silent
+        return
+    topic = f"daskmeans-{token}"
+
+    def hear(event: tuple[float, Any]) -> None:
+        n_blocks, n_bytes = event[1]
+        listener.advanced(n_blocks, n_bytes)
+
+    client.subscribe_topic(topic, hear)
+    try:
+        yield _Relay(topic)
+    finally:
+        client.unsubscribe_topic(topic)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All that the tasks of a pass share; sent to each worker once."""
+
+    loader: Loader
+    step: Step[Any, Any]
+    tick: Callable[[int, int], None]
+    in_worker: bool
+
+    def itself(self) -> _Work:
+        return self
+
+    def map(self, blocks: Sequence[int], given: Sequence[Any] | None = None, *, fresh: bool = False) -> Scanned[Any]:
+        """Load and map some blocks, merging from the left.
+
+        `given` are, for each block, the block itself where it is kept, else its Dask chunks; `fresh` says that kept
+        blocks were read in this pass.
+        """
+        if self.in_worker:
+            _one_blas_thread()
+        total: Any = None
+        n_bytes = 0
+        for place, i in enumerate(blocks):
+            block = () if given is None else given[place]
+            read = 0
+            if not isinstance(block, Block):
+                block = self.loader.load(i, block)
+                read = block.X.nbytes
+                block = self.loader.transformed(block)
+            elif fresh:
+                read = block.X.nbytes
+            partial = self.step.map(block)
+            total = partial if place == 0 else self.step.merge(total, partial)
+            n_bytes += read
+            self.tick(1, read)
+        return Scanned(total, n_bytes, peak_rss_bytes())
+
+
+def _map_task(work: _Work, blocks: tuple[int, ...], given: Sequence[Any], fresh: bool) -> Any:
+    return work.map(blocks, given, fresh=fresh)
+
+
+def _load_task(work: _Work, i: int, chunks: Sequence[Any]) -> Block:
+    return work.loader.transformed(work.loader.load(i, chunks))
+
+
+def _merge_task(work: _Work, parts: list[Scanned[Any]]) -> Scanned[Any]:
+    total = parts[0].partial
+    for part in parts[1:]:
+        total = work.step.merge(total, part.partial)
+    return Scanned(total, sum(part.n_bytes for part in parts), max(part.peak_rss_bytes for part in parts))

@@ -1,0 +1,177 @@
+"""Where the iteration starts: k-means||, k-means++ on a sample, random rows; and the polish on the sample.
+
+What is done on the sample is done in this process, on the same kernels, and costs no pass over the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from daskmeans.kernels import Float64s, Int64s, Stack
+from daskmeans.lloyd import Model, Stop, lloyd
+from daskmeans.samples import Rows, samples_from_array
+from daskmeans.scan import Scanner
+from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet
+
+# Greedy k-means++ measures k (2 + log k) times the distances to all its rows; with more rows than this for each
+# cluster the choice of centers no longer improves.
+GREEDY_ROWS_PER_CLUSTER = 64
+GREEDY_MIN_ROWS = 2**14
+
+# Work on candidates and on the sample costs no pass: it is tried more than once and the best is taken,
+# unless one iteration takes more multiplications than this.
+RECLUSTER_TRIES = 8
+POLISH_TRIES = 3
+CHEAP_ITERATION = 10**9
+
+
+Seeds: TypeAlias = list[Float64s]
+"""Initial centers for one model, each (n_clusters, n_features): the tries, the most promising first."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What seeding needs to know.
+
+    Attributes
+    ----------
+    n_clusters : one entry for each model that is to be seeded.
+    sample : uniform sample of the rows.
+    offset : (n_features,) float64, a point in the middle of the data.
+    seed : of all random numbers.
+    """
+
+    n_clusters: tuple[int, ...]
+    sample: RowSet
+    offset: Float64s
+    seed: int
+
+    def generator(self, purpose: int) -> np.random.Generator:
+        """Return random numbers of their own for each purpose."""
+        return np.random.Generator(np.random.Philox(key=[self.seed, purpose]))
+
+
+def random_rows(start: Start) -> list[Seeds]:
+    """Take distinct rows of the sample, each row with equal probability. No pass over the data."""
+    first = np.sort(np.unique(start.sample.X, axis=0, return_index=True)[1])
+    distinct = start.sample.X[first]
+    seeds = []
+    for m, k in enumerate(start.n_clusters):
+        generator = start.generator(FOR_RECLUSTER + m)
+        order = generator.permutation(len(distinct))
+        rows = np.resize(order, k) if len(order) < k else order[:k]
+        seeds.append([distinct[rows].astype(np.float64)])
+    return seeds
+
+
+def plus_plus_on_sample(start: Start) -> list[Seeds]:
+    """Greedy k-means++ on the sample. No pass over the data."""
+    seeds = []
+    for m, k in enumerate(start.n_clusters):
+        sample = start.sample
+        generator = start.generator(FOR_RECLUSTER + m)
+        limit = max(GREEDY_MIN_ROWS, GREEDY_ROWS_PER_CLUSTER * k)
+        if len(sample.X) > limit:
+            sample = sample.take(np.sort(generator.permutation(len(sample.X))[:limit]))
+        rows = [plus_plus(sample.X, sample.weight, k, generator) for _ in range(POLISH_TRIES)]
+        seeds.append([sample.X[chosen].astype(np.float64) for chosen in rows])
+    return seeds
+
+
+def plus_plus(X: Rows, weight: Float64s, k: int, generator: np.random.Generator) -> Int64s:
+    """Choose k rows of `X` by greedy k-means++ (Arthur & Vassilvitskii 2007, with several tries for each center).
+
+    Parameters
+    ----------
+    X : (n_rows, n_features) float32 or float64.
+    weight : (n_rows,) float64, not all zero.
+
+    Returns
+    -------
+    (k,) places in `X`. They repeat only where there are fewer than `k` distinct rows.
+    """
+    X = X - np.average(X, axis=0, weights=weight).astype(X.dtype)  # else |x|^2 - 2 x.c + |c|^2 cancels
+    n_tries = 2 + int(np.log(k))
+    sq_norm = np.einsum("ij,ij->i", X, X)
+    chosen: Int64s = weighted_choice(weight, 1, generator)
+    closest = _sq_dist(X, sq_norm, chosen)[0]
+    while len(chosen) < k:
+        mass = closest * weight
+        tries = weighted_choice(mass if mass.any() else weight, n_tries, generator)
+        candidates = np.minimum(_sq_dist(X, sq_norm, tries), closest)
+        best = int(np.argmin(candidates @ weight))
+        chosen = np.append(chosen, tries[best])
+        closest = candidates[best]
+        closest[tries[best]] = 0.0
+    return chosen
+
+
+def weighted_choice(mass: Float64s, n: int, generator: np.random.Generator) -> Int64s:
+    """Return `n` places in `mass`, (n_rows,), each with probability proportional to it."""
+    cumulative = np.cumsum(mass)
+    places = np.searchsorted(cumulative, generator.random(n) * cumulative[-1], side="right")
+    chosen: Int64s = np.minimum(places, np.flatnonzero(mass)[-1])
+    return chosen
+
+
+def _sq_dist(X: Rows, sq_norm: Rows, rows: Int64s) -> Float64s:
+    """Return the squared distances from some rows to all, (len(rows), n_rows)."""
+    dist = sq_norm[rows, None] - 2 * (X[rows] @ X.T) + sq_norm
+    return np.maximum(dist, 0).astype(np.float64)
+
+
+def scalable(scanner: Scanner, start: Start, *, oversampling_factor: float, rounds: int) -> list[Seeds]:
+    """Seed by k-means|| (Bahmani et al. 2012, algorithm 2), with one set of candidates for all models.
+
+    Passes over the data: `rounds` to draw candidates, one to weigh them.
+    """
+    n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
+    first = weighted_choice(start.sample.weight, 1, start.generator(FOR_CANDIDATES))
+    candidates = start.sample.X[first]
+    for number in range(1, rounds + 1):
+        purpose = FOR_CANDIDATES + number
+        step = Draw(candidates.astype(np.float64), start.offset, n_draws, start.seed, purpose)
+        drawn = scanner.scan(step, f"k-means|| {number}/{rounds}")
+        scanner.judge(drawn.cost, None)
+        candidates = np.concatenate([candidates, drawn.rows.X])
+    weigh = Assign(Stack.of([candidates.astype(np.float64)]), start.offset)
+    found = scanner.scan(weigh, "k-means|| weights")
+    scanner.judge(float(found.inertia.sum()), None)
+    return [
+        recluster(candidates, found.counts, k, start.generator(FOR_RECLUSTER + m))
+        for m, k in enumerate(start.n_clusters)
+    ]
+
+
+def recluster(candidates: Rows, weight: Float64s, k: int, generator: np.random.Generator) -> Seeds:
+    """Cluster weighted candidates, (n_candidates, n_features), by k-means++ and Lloyd's iteration, several times."""
+    tries = [plus_plus(candidates, weight, k, generator) for _ in range(RECLUSTER_TRIES)]
+    stop = Stop(max_iter=100, sq_shift=0.0)
+    models = in_memory(candidates, weight, [candidates[rows] for rows in tries], stop)
+    models.sort(key=lambda model: model.total_inertia)
+    return [model.centers for model in models[:POLISH_TRIES]]
+
+
+def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Float64s]:
+    """Iterate on the sample from each try, and return the best of each model."""
+    best = []
+    for tries in seeds:
+        if len(sample.X) * tries[0].size > CHEAP_ITERATION:
+            tries = tries[:1]
+        models = in_memory(sample.X, sample.weight, tries, stop)
+        best.append(min(models, key=lambda model: model.total_inertia).centers)
+    return best
+
+
+def in_memory(X: Rows, weight: Float64s, seeds: Sequence[npt.NDArray[np.floating]], stop: Stop) -> list[Model]:
+    """Run Lloyd's iteration from each of `seeds` on rows in memory; no pass over the data."""
+    models = [Model(centers.astype(np.float64)) for centers in seeds]
+    unit = bool((weight == 1).all())
+    rows = samples_from_array(np.ascontiguousarray(X), None if unit else weight)
+    lloyd(Scanner(rows), models, stop, X.mean(axis=0, dtype=np.float64))
+    return models

@@ -1,0 +1,425 @@
+"""The Steps: what one pass computes of a block, how two results merge, what comes out.
+
+Must not know of Dask or of where blocks come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from daskmeans import kernels
+from daskmeans.kernels import Float64s, Int64s, Moments, Stack
+from daskmeans.samples import Block, Region, Rows
+from daskmeans.scan import Step
+
+P = TypeVar("P")
+Q = TypeVar("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+# Purposes of random words: the same seed gives independent words for each.
+FOR_SAMPLE, FOR_PARTITION, FOR_RECLUSTER, FOR_CANDIDATES = 1, 2**20, 2**21, 2**22
+
+
+class RowSet(NamedTuple):
+    """Some rows of the data.
+
+    Attributes
+    ----------
+    row_ids : (n_rows,) int64.
+    X : (n_rows, n_features) in the dtype of the data.
+    weight : (n_rows,) float64, 1 where the data has no weights.
+    """
+
+    row_ids: Int64s
+    X: Rows
+    weight: Float64s
+
+    @classmethod
+    def of(cls, block: Block, rows: Int64s) -> RowSet:
+        """Take the rows at these places of a block."""
+        weight = np.ones(len(rows)) if block.weight is None else block.weight[rows]
+        return cls(block.row_ids(rows), block.X[rows], weight)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[RowSet]) -> RowSet:
+        """Put sets of rows one after another."""
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def take(self, rows: npt.NDArray[Any]) -> RowSet:
+        """Take some of the rows."""
+        return RowSet(self.row_ids[rows], self.X[rows], self.weight[rows])
+
+
+@dataclass(frozen=True)
+class Both(Generic[P, Q, R, S]):
+    """Two Steps in one pass."""
+
+    first: Step[P, R]
+    second: Step[Q, S]
+
+    def map(self, block: Block) -> tuple[P, Q]:
+        """Map both."""
+        return self.first.map(block), self.second.map(block)
+
+    def merge(self, left: tuple[P, Q], right: tuple[P, Q]) -> tuple[P, Q]:
+        """Merge both."""
+        return self.first.merge(left[0], right[0]), self.second.merge(left[1], right[1])
+
+    def finish(self, total: tuple[P, Q]) -> tuple[R, S]:
+        """Finish both."""
+        return self.first.finish(total[0]), self.second.finish(total[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The first look at the data
+
+
+class Surveyed(NamedTuple):
+    """What the first pass finds.
+
+    Attributes
+    ----------
+    n_rows : rows, without those that were dropped.
+    n_dropped : cells that were dropped as missing.
+    n_non_finite, first_non_finite : rows with a NaN or an infinity, and the id of the first; -1 if none.
+    n_bad_weights, first_bad_weight : rows whose weight is negative, NaN or infinite, and the id of the first.
+    moments, weighted : moments of the rows, unweighted and weighted.
+    sample : uniform sample, ordered by row id.
+    """
+
+    n_rows: int
+    n_dropped: int
+    n_non_finite: int
+    first_non_finite: int
+    n_bad_weights: int
+    first_bad_weight: int
+    moments: Moments
+    weighted: Moments
+    sample: RowSet
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Count, check, take moments, and draw a uniform sample: the `sample_size` rows with the smallest random words.
+
+    Attributes
+    ----------
+    n_samples : number of cells, or None if unknown; it saves memory, since rows that cannot be in the sample are
+        dropped at once.
+    """
+
+    sample_size: int
+    seed: int
+    n_samples: int | None
+
+    def map(self, block: Block) -> tuple[Surveyed, list[RowSet], list[npt.NDArray[np.uint64]]]:
+        """Survey one block."""
+        row_ids = block.row_ids()
+        n_bad, first_bad = kernels.count_non_finite(kernels.read_only(block.X))
+        bad_weights = np.empty(0, dtype=np.int64)
+        if block.weight is not None:
+            bad_weights = np.flatnonzero(~(np.isfinite(block.weight) & (block.weight >= 0)))
+        plain = kernels.moments(block.X, None)
+        counted = Surveyed(
+            n_rows=block.n_rows,
+            n_dropped=0 if block.present is None else len(block.present) - block.n_rows,
+            n_non_finite=n_bad,
+            first_non_finite=int(row_ids[first_bad]) if n_bad else -1,
+            n_bad_weights=len(bad_weights),
+            first_bad_weight=int(row_ids[bad_weights[0]]) if len(bad_weights) else -1,
+            moments=plain,
+            weighted=plain if block.weight is None else kernels.moments(block.X, block.weight),
+            sample=RowSet.of(block, np.empty(0, dtype=np.int64)),
+        )
+        words = kernels.random_words(self.seed, FOR_SAMPLE, row_ids)
+        chosen = np.flatnonzero(words <= self._threshold())
+        if len(chosen) > self.sample_size:
+            chosen = np.sort(np.argpartition(words, self.sample_size)[: self.sample_size])
+        return counted, [RowSet.of(block, chosen)], [words[chosen]]
+
+    def _threshold(self) -> np.uint64:
+        """Return a word that the largest of the sample exceeds with a probability below 1e-9."""
+        largest = np.iinfo(np.uint64).max
+        if self.n_samples is None:
+            return np.uint64(largest)
+        expected = self.sample_size + 6 * self.sample_size**0.5 + 20
+        return np.uint64(min(int(largest), int(largest) * int(expected) // self.n_samples))
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """Merge what two runs of blocks hold; draw the sample again when it grows too long."""
+        (a, a_rows, a_words), (b, b_rows, b_words) = left, right
+        counted = Surveyed(
+            n_rows=a.n_rows + b.n_rows,
+            n_dropped=a.n_dropped + b.n_dropped,
+            n_non_finite=a.n_non_finite + b.n_non_finite,
+            first_non_finite=a.first_non_finite if a.n_non_finite else b.first_non_finite,
+            n_bad_weights=a.n_bad_weights + b.n_bad_weights,
+            first_bad_weight=a.first_bad_weight if a.n_bad_weights else b.first_bad_weight,
+            moments=a.moments.merge(b.moments),
+            weighted=a.weighted.merge(b.weighted),
+            sample=a.sample,
+        )
+        rows, words = a_rows + b_rows, a_words + b_words
+        if sum(map(len, words)) > 2 * self.sample_size:
+            drawn, drawn_words = self._draw(rows, words)
+            rows, words = [drawn], [drawn_words]
+        return counted, rows, words
+
+    def _draw(self, rows: list[RowSet], words: list[npt.NDArray[np.uint64]]) -> tuple[RowSet, npt.NDArray[np.uint64]]:
+        drawn, keys = RowSet.concatenate(rows), np.concatenate(words)
+        order = np.lexsort((drawn.row_ids, keys))[: self.sample_size]
+        return drawn.take(order), keys[order]
+
+    def finish(self, total: Any) -> Surveyed:
+        """Draw the sample, and order it by row id, so that it does not depend on blocks."""
+        counted, rows, words = total
+        drawn, _ = self._draw(rows, words)
+        return counted._replace(sample=drawn.take(np.argsort(drawn.row_ids)))  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Assigning rows to centers
+
+
+class Far(NamedTuple):
+    """The rows of one model farthest from their centers, farthest first.
+
+    Attributes
+    ----------
+    sq_dist : (n_far,) float64, unweighted.
+    label : (n_far,) int32, the cluster each lies in.
+    rows : the rows.
+    """
+
+    sq_dist: Float64s
+    label: npt.NDArray[np.int32]
+    rows: RowSet
+
+    def farthest(self, n: int) -> Far:
+        """Return the `n` farthest; of equal ones those with the lowest row ids."""
+        order = np.lexsort((self.rows.row_ids, -self.sq_dist))[:n]
+        return Far(self.sq_dist[order], self.label[order], self.rows.take(order))
+
+    def merge(self, other: Far, n: int) -> Far:
+        """Return the `n` farthest of both."""
+        return Far(
+            np.concatenate([self.sq_dist, other.sq_dist]),
+            np.concatenate([self.label, other.label]),
+            RowSet.concatenate([self.rows, other.rows]),
+        ).farthest(n)
+
+
+class Assigned(NamedTuple):
+    """What assigning all rows to the nearest center of each model of a stack yields.
+
+    Attributes
+    ----------
+    sums : (n_centers, n_features) float64, weighted sums of the rows of each cluster.
+    counts : (n_centers,) float64, their weights.
+    inertia : (n_centers,) float64, their weighted squared distances.
+    far : for each model, as many rows as it has clusters: where empty clusters move to.
+    outputs : what the sink returned for each block, in order.
+    """
+
+    sums: Float64s
+    counts: Float64s
+    inertia: Float64s
+    far: list[Far]
+    outputs: list[Any]
+
+
+class Sink(Protocol):
+    """Where the labels of a pass go. Picklable; called in the worker, once for each block."""
+
+    def put(self, region: Region, labels: npt.NDArray[np.int32]) -> Any:
+        """Take the labels of a block in its shape, -1 where a cell was dropped; what is returned goes to the caller."""
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Assign rows to the nearest center of each model.
+
+    Attributes
+    ----------
+    stack : the centers.
+    offset : (n_features,) float64, a point in the middle of the data.
+    sink : takes the labels of model `sink_model`.
+    """
+
+    stack: Stack
+    offset: Float64s
+    sink: Sink | None = None
+    sink_model: int = 0
+
+    def map(self, block: Block) -> Assigned:
+        """Assign the rows of one block."""
+        found = kernels.assign(
+            block.X,
+            block.weight,
+            self.stack,
+            self.offset,
+            with_labels=self.sink is not None,
+            with_sq_dist=False,
+        )
+        outputs = []
+        if self.sink is not None:
+            labels = block.on_grid(found.labels[self.sink_model], -1)
+            outputs.append(self.sink.put(block.region, labels))
+        far = [self._far(block, found, m) for m in range(self.stack.n_models)]
+        return Assigned(found.sums, found.counts, found.inertia, far, outputs)
+
+    def _far(self, block: Block, found: kernels.Assignment, m: int) -> Far:
+        own = self.stack.of_model(m)
+        filled = found.far_sq_dist[own] >= 0
+        return Far(
+            found.far_sq_dist[own][filled],
+            found.far_label[own][filled],
+            RowSet.of(block, found.far_row[own][filled]),
+        )
+
+    def merge(self, left: Assigned, right: Assigned) -> Assigned:
+        """Add up."""
+        n_clusters = np.diff(self.stack.starts)
+        return Assigned(
+            left.sums + right.sums,
+            left.counts + right.counts,
+            left.inertia + right.inertia,
+            [a.merge(b, int(n)) for a, b, n in zip(left.far, right.far, n_clusters, strict=True)],
+            left.outputs + right.outputs,
+        )
+
+    def finish(self, total: Assigned) -> Assigned:
+        """Nothing is left to do."""
+        return total
+
+
+@dataclass(frozen=True)
+class Gather:
+    """A sink that returns the labels to the caller."""
+
+    def put(self, region: Region, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the labels of one block."""
+        return labels
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Seeding
+
+
+class Drawn(NamedTuple):
+    """Rows drawn with probability proportional to weight x squared distance to the nearest candidate.
+
+    Attributes
+    ----------
+    rows : smallest key first.
+    keys : (n_rows,) float64.
+    cost : weighted sum of squared distances to the nearest candidate, over all rows.
+    """
+
+    rows: RowSet
+    keys: Float64s
+    cost: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A round of k-means||: draw the next candidates in the pass that measures the distances to those there are.
+
+    Bahmani et al. 2012 draw each row on its own, with probability l d^2 / cost, which needs the cost beforehand: a pass
+    more. This draws l rows without replacement, with the same odds, by their exponential keys -log(u) / (w d^2)
+    (Efraimidis & Spirakis 2006): the smallest win, and two sets of winners merge.
+
+    Attributes
+    ----------
+    candidates : (n_candidates, n_features) float64.
+    n_draws : how many rows to draw; l.
+    """
+
+    candidates: Float64s
+    offset: Float64s
+    n_draws: int
+    seed: int
+    purpose: int
+
+    def map(self, block: Block) -> Drawn:
+        """Draw from one block."""
+        found = kernels.assign(
+            block.X,
+            block.weight,
+            Stack.of([self.candidates]),
+            self.offset,
+            with_labels=False,
+            with_sq_dist=True,
+        )
+        mass = found.sq_dist[0] if block.weight is None else found.sq_dist[0] * block.weight
+        words = kernels.random_words(self.seed, self.purpose, block.row_ids())
+        keys = exponential_keys(words, mass)
+        rows = np.flatnonzero(keys < np.inf)
+        if len(rows) > self.n_draws:
+            rows = np.argpartition(keys, self.n_draws)[: self.n_draws]
+        return self._smallest(Drawn(RowSet.of(block, rows), keys[rows], float(mass.sum())))
+
+    def _smallest(self, drawn: Drawn) -> Drawn:
+        order = np.lexsort((drawn.rows.row_ids, drawn.keys))[: self.n_draws]
+        return Drawn(drawn.rows.take(order), drawn.keys[order], drawn.cost)
+
+    def merge(self, left: Drawn, right: Drawn) -> Drawn:
+        """Keep the smallest keys."""
+        rows = RowSet.concatenate([left.rows, right.rows])
+        keys = np.concatenate([left.keys, right.keys])
+        return self._smallest(Drawn(rows, keys, left.cost + right.cost))
+
+    def finish(self, total: Drawn) -> Drawn:
+        """Nothing is left to do."""
+        return total
+
+
+def exponential_keys(words: npt.NDArray[np.uint64], mass: Float64s) -> Float64s:
+    """Return -log(u) / mass for the uniform u of each word, (n_rows,); infinity where mass is 0."""
+    u = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    keys = np.full(len(mass), np.inf)
+    np.divide(-np.log(u), mass, out=keys, where=mass > 0)
+    return keys
+
+
+@dataclass(frozen=True)
+class RandomPartition:
+    """Put every row into a random cluster; the centers are the means.
+
+    Attributes
+    ----------
+    n_clusters : one entry for each model.
+    purposes : of the random words, one for each model.
+    """
+
+    n_clusters: tuple[int, ...]
+    purposes: tuple[int, ...]
+    seed: int
+
+    def map(self, block: Block) -> list[tuple[Float64s, Float64s]]:
+        """Sum up the rows of each random cluster."""
+        row_ids = block.row_ids()
+        weight = np.ones(block.n_rows) if block.weight is None else block.weight
+        totals = []
+        for k, purpose in zip(self.n_clusters, self.purposes, strict=True):
+            labels = (kernels.random_words(self.seed, purpose, row_ids) % np.uint64(k)).astype(np.intp)
+            sums = np.stack(
+                [np.bincount(labels, weight * block.X[:, f], k) for f in range(block.X.shape[1])],
+                axis=1,
+            )
+            totals.append((sums.astype(np.float64), np.bincount(labels, weight, k).astype(np.float64)))
+        return totals
+
+    def merge(self, left: Any, right: Any) -> list[tuple[Float64s, Float64s]]:
+        """Add up."""
+        return [(a + c, b + d) for (a, b), (c, d) in zip(left, right, strict=True)]
+
+    def finish(self, total: Any) -> list[Float64s]:
+        """Return the means, (n_clusters, n_features) for each model."""
+        return [sums / np.maximum(counts, np.finfo(float).tiny)[:, None] for sums, counts in total]
