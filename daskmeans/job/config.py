@@ -166,21 +166,16 @@ def _raise_if(problems: list[InitErrorDetails]) -> None:
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class InputConfig(Section):
     """What is clustered: where it is, and which of its dimensions are samples or features."""
 
     store: Name = Field(
-        description="Path (relative to the current directory) or URL of a Zarr store, v2 or v3, "
-        "or path of a .npy file."
+        description="Path (relative to the current directory) or URL of a Zarr store, v2 or v3, or path of a .npy file."
     )
-    array: Name | None = Field(
-        default=None, description="Name of a 2-D array (samples, features) in the store."
-    )
+    array: Name | None = Field(default=None, description="Name of a 2-D array (samples, features) in the store.")
     variables: Names | None = Field(
         default=None,
         description="Variables that share the sample dimensions; each gives one feature, or one "
@@ -188,13 +183,11 @@ class InputConfig(Section):
     )
     sample_dims: Names | None = Field(
         default=None,
-        description="Dimensions whose cells are the samples. Default: all that are not feature "
-        "dimensions.",
+        description="Dimensions whose cells are the samples. Default: all that are not feature dimensions.",
     )
     feature_dims: Names | None = Field(
         default=None,
-        description="Dimensions whose cells are features. Default: all that are not sample "
-        "dimensions.",
+        description="Dimensions whose cells are features. Default: all that are not sample dimensions.",
     )
     select: dict[str, Select] = Field(
         default_factory=dict,
@@ -203,8 +196,7 @@ class InputConfig(Section):
     )
     weights: Name | None = Field(
         default=None,
-        description="Weight of each sample: `cos_latitude`, or the name of a variable. Default: "
-        "all weigh 1.",
+        description="Weight of each sample: `cos_latitude`, or the name of a variable. Default: all weigh 1.",
     )
     missing: Literal["error", "drop"] = Field(
         default="error",
@@ -239,9 +231,7 @@ class ModelConfig(Section):
         description="Seeding: `k-means||` over all the data, `k-means++` on an in-memory sample, "
         "`random` samples, `random-partition`, or a list of centers in the input's units.",
     )
-    n_init: Whole = Field(
-        default=1, ge=1, description="Number of seedings; the fit of the lowest inertia is kept."
-    )
+    n_init: Whole = Field(default=1, ge=1, description="Number of seedings; the fit of the lowest inertia is kept.")
     max_iter: Whole = Field(default=300, ge=1, description="Most iterations.")
     tol: Number = Field(
         default=1e-4,
@@ -249,21 +239,16 @@ class ModelConfig(Section):
         description="Stop when the squared shift of the centers is at most tol times the mean "
         "variance of the features; 0 runs until no label changes.",
     )
-    random_state: Whole = Field(
-        default=0, ge=0, lt=2**32, description="Seed of all random choices."
-    )
+    random_state: Whole = Field(default=0, ge=0, lt=2**32, description="Seed of all random choices.")
     oversampling_factor: Number = Field(
         default=2.0,
         gt=0,
         description="Candidates drawn in a round of k-means||, in multiples of n_clusters.",
     )
-    init_rounds: Rounds = Field(
-        default="auto", description="Rounds of k-means||, each one pass over the data."
-    )
-    algorithm: Literal["auto", "lloyd", "lookahead"] = Field(
+    init_rounds: Rounds = Field(default="auto", description="Rounds of k-means||, each one pass over the data.")
+    algorithm: Literal["auto", "lloyd"] = Field(
         default="auto",
-        description="`lloyd` follows plain Lloyd iterations, `lookahead` takes the fewest reads, "
-        "`auto` is lloyd where the data is kept in memory.",
+        description="`lloyd` follows plain Lloyd iterations; `auto` chooses.",
     )
     memory_budget: Bytes = Field(
         default=None,
@@ -309,9 +294,7 @@ class ClusterConfig(Section):
 class OutputConfig(Section):
     """Where the results go, and which."""
 
-    path: Name = Field(
-        description="Folder of the results, relative to the current directory. It must not exist."
-    )
+    path: Name = Field(description="Folder of the results, relative to the current directory. It must not exist.")
     labels: bool = Field(default=True, description="Whether the label of each sample is written.")
     overwrite: bool = Field(
         default=False,
@@ -323,9 +306,7 @@ class JobConfig(Section):
     """A job: the whole YAML file."""
 
     input: InputConfig = Field(description="What is clustered.")
-    preprocess: PreprocessConfig = Field(
-        default=PreprocessConfig(), description="What is done to the features first."
-    )
+    preprocess: PreprocessConfig = Field(default=PreprocessConfig(), description="What is done to the features first.")
     model: ModelConfig = Field(default=ModelConfig(), description="The model and how it is found.")
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="Where the work is done.")
     output: OutputConfig = Field(description="Where the results go, and which.")
@@ -354,11 +335,7 @@ def _section_reference(name: str, model: type[Section]) -> str:
     lines = [f"### `{name}`", "", model.__doc__ or "", ""]
     lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for key, field in model.model_fields.items():
-        default = (
-            "required"
-            if field.is_required()
-            else f"`{_yaml_word(field.get_default(call_default_factory=True))}`"
-        )
+        default = "required" if field.is_required() else f"`{_yaml_word(field.get_default(call_default_factory=True))}`"
         values = _value_words(properties[key])
         cells = [f"`{key}`", values, default, field.description or ""]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -367,13 +344,7 @@ def _section_reference(name: str, model: type[Section]) -> str:
 
 def _yaml_word(value: Any) -> str:
     """Return a default as YAML writes it."""
-    return (
-        "null"
-        if value is None
-        else str(value).lower()
-        if value is False or value is True
-        else str(value)
-    )
+    return "null" if value is None else str(value).lower() if value is False or value is True else str(value)
 
 
 def _value_words(schema: dict[str, Any]) -> str:

@@ -122,8 +122,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], Origins]:
         raise ConfigError(f"{path}: the file is empty; expected the sections {_section_names()}")
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path}:1:1: expected the sections {_section_names()}, each with its keys; "
-            f"got {_kind(data)}"
+            f"{path}:1:1: expected the sections {_section_names()}, each with its keys; got {_kind(data)}"
         )
     origins = Origins(str(path))
     problems = list(_collect(node, (), origins))

@@ -1,0 +1,5 @@
+"""`python -m daskmeans`: the command line."""
+
+from daskmeans.cli import main
+
+main()

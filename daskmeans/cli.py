@@ -1,0 +1,155 @@
+"""The command line: parses, calls the library, prints, and turns errors into exit codes.
+
+Imports what is slow inside the commands, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+
+from daskmeans import __version__
+from daskmeans.errors import DaskMeansError
+
+if TYPE_CHECKING:
+    from daskmeans.job.config import JobConfig
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="daskmeans",
+    help="k-means for data that does not fit in memory.\n\n"
+    "A YAML file says what to cluster and how; `daskmeans run` does it. "
+    "Exit codes: 0 done, 2 configuration or usage, 3 data, 4 cluster, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file that describes the job.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the configuration, such as `model.n_clusters=12`. May be repeated.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an output that exists, once the new one is whole."),
+]
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed program."""
+    app()
+
+
+def _with_exit_code(command: Callable[P, None]) -> Callable[P, None]:
+    """Print an error that explains itself, and exit with its code; the same for Ctrl-C."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except DaskMeansError as error:
+            _print_error(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _print_error("interrupted; no results were written")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapper
+
+
+def _print_error(message: str) -> None:
+    """Print `message` to stderr, as it is and on as many lines as it has."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" " if "\n" not in message else "\n")
+    console.print(message, markup=False, emoji=False)
+
+
+def _load(path: Path, overrides: list[str] | None, *, overwrite: bool = False) -> JobConfig:
+    """Read the configuration as changed on the command line."""
+    from daskmeans.job.configfile import load_config
+
+    extra = ["output.overwrite=true"] if overwrite else []
+    return load_config(path, [*(overrides or []), *extra])
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@_with_exit_code
+def run(config: Config, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
+    """Cluster the data that CONFIG names and write the results to its `output.path`."""
+    from daskmeans.job.run import run_job
+
+    run_job(_load(config, overrides, overwrite=overwrite), Console())
+
+
+@app.command()
+@_with_exit_code
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Check CONFIG and the metadata of its store, and say what was found. Reads no data."""
+    from daskmeans.job.run import validate_job
+
+    validate_job(_load(config, overrides), Console())
+
+
+@app.command()
+@_with_exit_code
+def plan(config: Config, overrides: Overrides = None) -> None:
+    """Say what a run of CONFIG would read and need: bytes, blocks, tasks, passes, memory.
+
+    Refuses what cannot fit, and says what to change. Reads no data.
+    """
+    from daskmeans.job.run import plan_job
+
+    plan_job(_load(config, overrides), Console())
+
+
+@app.command()
+@_with_exit_code
+def predict(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that `daskmeans run` wrote.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the new data, laid out alike.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Zarr store to write the labels to.")],
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Label the samples of STORE with the nearest centers of RESULT, in one pass.
+
+    Variables, dimensions, selection and missing values are treated as RESULT's configuration says;
+    `--set input.select={}` and the like change that.
+    """
+    from daskmeans.job.run import predict_job
+
+    predict_job(result, store, output, overrides or [], overwrite, Console())
+
+
+@app.command()
+@_with_exit_code
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors that complete and check YAML."""
+    from daskmeans.job.config import JobConfig
+
+    typer.echo(json.dumps(JobConfig.model_json_schema(), indent=2))

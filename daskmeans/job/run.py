@@ -1,0 +1,325 @@
+"""Jobs from start to end: validate, plan, run, predict. Everything that can be refused is, before data is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from daskmeans.errors import ConfigError, DataError
+from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, Standardize, check_surveyed, fit
+from daskmeans.job import results
+from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
+from daskmeans.job.configfile import dump_config, load_config
+from daskmeans.job.plan import JobPlan
+from daskmeans.job.progress import PassLines
+from daskmeans.job.staging import check_free, staged
+from daskmeans.job.versions import versions
+from daskmeans.kernels import Stack
+from daskmeans.memory import Budget, Plan, format_bytes
+from daskmeans.scan import Scanner
+from daskmeans.steps import Assign, Both, Survey
+from daskmeans.stores import OpenedStore, open_samples
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from daskmeans.job.config import InputConfig, JobConfig
+
+OUTPUT_KEY = "output.path"
+
+# What a fit takes of the memory of the workers where no budget is given; the same share as `KMeans` takes.
+BUDGET_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that was checked and planned; its configuration has the resolved budget."""
+
+    config: JobConfig
+    opened: OpenedStore
+    plan: JobPlan
+
+    @property
+    def budget(self) -> Budget:
+        """Memory for the rows."""
+        return self.plan.rows.budget
+
+
+def validate_job(config: JobConfig, console: Console) -> None:
+    """Check the configuration and the store's metadata, and print what was found."""
+    job = _prepare(config)
+    opened = job.opened
+    sizes = (f"{dim}={size}" for dim, size in zip(opened.sample_dims, opened.shape, strict=True))
+    lines = [
+        ("store", opened.label),
+        ("samples", f"{job.plan.rows.n_rows:,} ({', '.join(sizes)})"),
+        ("features", f"{len(opened.feature_names):,}: {_some(opened.feature_names)}"),
+        ("dtype", str(opened.samples.dtype)),
+        ("bytes", format_bytes(job.plan.rows.data_bytes)),
+        ("weights", config.input.weights or "none"),
+        ("missing", config.input.missing),
+        ("output", config.output.path),
+    ]
+    _print_lines(console, lines)
+    console.print("The configuration is valid.")
+
+
+def plan_job(config: JobConfig, console: Console) -> None:
+    """Print what a run would read and need.
+
+    Raises
+    ------
+    ConfigError
+        It cannot fit.
+    """
+    job = _prepare(config)
+    _print_lines(console, job.plan.lines())
+    job.plan.check()
+    console.print("This fits.")
+
+
+def run_job(config: JobConfig, console: Console) -> Path:
+    """Cluster, write the results, print a summary, and return the folder of the results.
+
+    Raises
+    ------
+    ConfigError, DataError, ClusterError
+        What the person must mend. Nothing that looks like results is left.
+    """
+    began = time.perf_counter()
+    folder = _local(config.output.path)
+    check_free(folder, OUTPUT_KEY, mark=results.SUMMARY, overwrite=config.output.overwrite)
+    job = _prepare(config)
+    job.plan.check()
+    with staged(folder, OUTPUT_KEY) as stage, open_cluster(config.cluster), translated_errors():
+        sink = _create_labels(job.opened, stage) if config.output.labels else None
+        with PassLines(console) as listener:
+            scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
+            fitted = fit(scanner, _options(job), sink)
+        results.write_clusters(stage / results.RESULT, _clusters(fitted, job.opened))
+        summary = _summary(job, fitted, scanner, time.perf_counter() - began)
+        results.write_summary(stage, summary, dump_config(job.config))
+    _print_lines(console, _summary_lines(summary, folder))
+    return folder
+
+
+def predict_job(
+    result: Path,
+    store: str,
+    output: Path,
+    overrides: Sequence[str],
+    overwrite: bool,
+    console: Console,
+) -> None:
+    """Write the labels of the samples of `store`, by the centers in `result`, to the Zarr store `output`.
+
+    One pass over the data.
+    """
+    clusters = results.open_clusters(result)
+    config = load_config(result / results.CONFIG, overrides)
+    new_input = config.input.model_copy(update={"store": store, "weights": None})
+    output = _local(str(output))
+    check_free(output, "OUTPUT", mark="zarr.json", overwrite=overwrite)
+    workers = describe_workers(config.cluster)
+    budget = _budget(config, workers)
+    opened = _open(new_input, budget)
+    _check_features(opened.feature_names, tuple(map(str, clusters["feature"].values)))
+    with staged(output, "OUTPUT") as stage, open_cluster(config.cluster), translated_errors():
+        sink = _create_labels(opened, stage, group="")
+        with PassLines(console) as listener:
+            _label(Scanner(opened.samples, 0, listener), clusters, sink)
+        results.consolidate(stage)
+    console.print(f"Labels of {opened.samples.n_samples:,} samples: {output}", soft_wrap=True)
+
+
+def _prepare(config: JobConfig) -> Job:
+    """Open the store's metadata, resolve the budget, and plan; reads no data."""
+    workers = describe_workers(config.cluster)
+    budget = _budget(config, workers)
+    opened = _open(config.input, budget)
+    _check_model(config, opened)
+    model = config.model.model_copy(update={"memory_budget": budget.total_bytes})
+    config = config.model_copy(update={"model": model})
+    return Job(config, opened, _plan(config, opened, budget, workers))
+
+
+def _budget(config: JobConfig, workers: Workers) -> Budget:
+    """Return the budget as given, else a share of the workers' memory."""
+    given = config.model.memory_budget
+    return Budget(given or workers.total_memory_bytes // BUDGET_SHARE)
+
+
+def _open(config: InputConfig, budget: Budget) -> OpenedStore:
+    """Open the input; the words of the configuration are those of `open_samples`."""
+    arguments = config.model_dump(exclude={"store"})
+    return open_samples(config.store, budget=budget, **arguments)
+
+
+def _check_model(config: JobConfig, opened: OpenedStore) -> None:
+    """Raise where model and input do not go together, as far as metadata tells."""
+    results.check_label_names(_label_grid(opened))
+    n_samples, n_clusters = opened.samples.n_samples, config.model.n_clusters
+    if n_samples is not None and n_samples < n_clusters:
+        raise DataError(
+            f"model.n_clusters is {n_clusters:,}, but {opened.label} has {n_samples:,} samples; "
+            "ask for fewer clusters or give more data"
+        )
+    init = config.model.init
+    if not isinstance(init, str) and len(init[0]) != opened.samples.n_features:
+        raise ConfigError(
+            f"model.init: the centers have {len(init[0])} features, the input has "
+            f"{opened.samples.n_features}: {_some(opened.feature_names)}"
+        )
+
+
+def _plan(config: JobConfig, opened: OpenedStore, budget: Budget, workers: Workers) -> JobPlan:
+    """Return what the job will read and need."""
+    samples, model = opened.samples, config.model
+    rows = Plan(
+        n_rows=samples.n_samples or 0,
+        n_features=samples.n_features,
+        itemsize=samples.dtype.itemsize,
+        n_blocks=samples.grid.n_blocks,
+        largest_block_rows=int(samples.grid.largest_block),
+        budget=budget,
+    )
+    rounds = AUTO_ROUNDS if model.init_rounds == "auto" else model.init_rounds
+    seeding = rounds + 1 if model.init == "k-means||" else 0
+    return JobPlan(rows, workers, fixed_passes=seeding + 2, max_iter=model.max_iter)
+
+
+def _options(job: Job) -> FitOptions:
+    """Return what to fit; the words of the configuration are those of the engine."""
+    model = job.config.model
+    return FitOptions(
+        n_clusters=model.n_clusters,
+        init=model.init if isinstance(model.init, str) else np.array(model.init),
+        n_init=model.n_init if isinstance(model.init, str) else 1,
+        max_iter=model.max_iter,
+        tol=model.tol,
+        seed=model.random_state,
+        oversampling_factor=model.oversampling_factor,
+        init_rounds=model.init_rounds,
+        algorithm=model.algorithm,
+        budget=job.budget,
+        scale=job.config.preprocess.scale,
+    )
+
+
+def _label_grid(opened: OpenedStore) -> results.LabelGrid:
+    """Return where labels go."""
+    taken = {results.LABELS, "centers", "counts", "inertia_per_cluster", "cluster", "feature"}
+    coords: dict[Hashable, Any] = {name: values for name, values in opened.coords.items() if name not in taken}
+    return results.LabelGrid(opened.sample_dims, opened.shape, opened.label_chunks, coords)
+
+
+def _create_labels(opened: OpenedStore, stage: Path, group: str = results.RESULT) -> results.LabelSink:
+    """Create the labels, all -1."""
+    return results.create_labels(stage / group, _label_grid(opened), aligned=opened.labels_aligned)
+
+
+def _clusters(fitted: Fitted, opened: OpenedStore) -> Any:
+    """Return the arrays of the fitted model, as a Dataset."""
+    scaled = {}
+    if fitted.scaling is not None:
+        scaled = {
+            "scaled_centers": fitted.scaled_centers,
+            "feature_mean": fitted.scaling.mean,
+            "feature_scale": fitted.scaling.scale,
+        }
+    per_cluster = {"inertia_per_cluster": fitted.inertia_per_cluster, "counts": fitted.counts}
+    return results.clusters_dataset(fitted.centers, per_cluster, scaled, opened.feature_names)
+
+
+def _summary(job: Job, fitted: Fitted, scanner: Scanner, elapsed_s: float) -> dict[str, Any]:
+    """Return what summary.json says."""
+    return {
+        "n_samples": fitted.n_rows,
+        "n_dropped": fitted.n_dropped,
+        "n_features": fitted.centers.shape[1],
+        "n_clusters": fitted.centers.shape[0],
+        "inertia": fitted.inertia,
+        "n_iter": fitted.n_iter,
+        "n_passes": scanner.n_passes,
+        "converged": fitted.converged,
+        "bytes_read": scanner.n_bytes,
+        "elapsed_s": elapsed_s,
+        "budget_bytes": job.budget.total_bytes,
+        "peak_worker_bytes": scanner.peak_rss_bytes,
+        "passes": [asdict(report) for report in scanner.history],
+        "config": job.config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+
+
+def _summary_lines(summary: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Return the summary for people."""
+    dropped = f", {summary['n_dropped']:,} dropped" if summary["n_dropped"] else ""
+    converged = "converged" if summary["converged"] else "not converged: raise model.max_iter"
+    return [
+        ("samples", f"{summary['n_samples']:,}{dropped}"),
+        ("features", f"{summary['n_features']:,}"),
+        ("clusters", f"{summary['n_clusters']:,}"),
+        ("inertia", f"{summary['inertia']:.8g}"),
+        ("iterations", f"{summary['n_iter']} ({converged})"),
+        ("passes", f"{summary['n_passes']}, {format_bytes(summary['bytes_read'])} read"),
+        ("memory", f"{format_bytes(summary['peak_worker_bytes'])} at most in a worker"),
+        ("time", f"{summary['elapsed_s']:.1f} s"),
+        ("results", str(folder)),
+    ]
+
+
+def _check_features(found: Sequence[str], expected: Sequence[str]) -> None:
+    """Raise DataError if the features of new data are not those that were clustered."""
+    if tuple(found) == tuple(expected):
+        return
+    if len(found) != len(expected):
+        raise DataError(
+            f"STORE has {len(found)} features ({_some(found)}), RESULT has {len(expected)} "
+            f"({_some(expected)}); give data with the same variables and dimensions"
+        )
+    i = next(i for i, names in enumerate(zip(found, expected, strict=True)) if len(set(names)) > 1)
+    raise DataError(
+        f"feature {i} of STORE is {found[i]}, of RESULT {expected[i]}; give data with the same "
+        "variables and dimensions, in the same order"
+    )
+
+
+def _label(scanner: Scanner, clusters: Any, sink: results.LabelSink) -> None:
+    """Assign all rows to the nearest center, in the units that the fit measured distances in."""
+    centers = clusters["centers"].values
+    if "scaled_centers" in clusters:
+        centers = clusters["scaled_centers"].values
+        mean, scale = clusters["feature_mean"].values, clusters["feature_scale"].values
+        scanner.transform(Standardize(mean, scale))
+    samples = scanner.samples
+    survey = Survey(sample_size=1, seed=0, n_samples=samples.n_samples)
+    assign = Assign(Stack.of([centers]), centers.mean(axis=0), sink)
+    surveyed, _ = scanner.scan(Both(survey, assign), "labels")
+    check_surveyed(surveyed, samples, n_clusters=0)
+
+
+def _local(path: str) -> Path:
+    """Return a path of this machine, from the current directory on."""
+    return Path(path) if "://" in path else Path(path).expanduser().absolute()
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first few names."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _print_lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in lines:
+        table.add_row(name, value)
+    console.print(table, highlight=False, markup=False)
