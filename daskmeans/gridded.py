@@ -69,7 +69,7 @@ class NamedWeight:
         part = read_variable(dataset.variables[self.name], ranges)
         values = part.values.astype(np.float64)
         if self.cosine:
-            # A rounding error makes the cosine of 90 degrees differ from 0, even below it.
+            # Coordinates rounded beyond 90 degrees would weigh less than nothing.
             values = np.cos(np.deg2rad(values)).clip(min=0)
         shape = [length(ranges[dim]) for dim in sample_dims]
         axes = [dim for dim in sample_dims if dim in part.dims]

@@ -98,8 +98,9 @@ def _select_range(dataset: xr.Dataset, dim: str, wanted: Any) -> slice | int:
         found = _select_positions(line, dim, wanted)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(f"select: {dim} has no {wanted!r}; {_nearest(line[dim].values, wanted)}") from error
-    if found.ndim == 0:
-        return int(found)
+    is_range = isinstance(wanted, slice | list | tuple)
+    if found.size == 1 and not is_range:
+        return int(found.item())
     if found.size == 0:
         raise ConfigError(f"select: {dim} has nothing in {wanted!r}; {_span(line[dim].values)}")
     start, stop = int(found[0]), int(found[-1]) + 1
@@ -116,6 +117,7 @@ def _select_positions(line: xr.DataArray, dim: str, wanted: Any) -> Any:
     if isinstance(wanted, slice):
         wanted = [wanted.start, wanted.stop]
     if not isinstance(wanted, list | tuple):
+        # A date selects a range of times, be it of one.
         return line.sel({dim: _label(wanted)}).values
     if len(wanted) != 2:
         raise ValueError("a range has two ends")
@@ -131,7 +133,7 @@ def _label(value: Any) -> Any:
 
 def _nearest(values: Any, wanted: Any) -> str:
     """Say which coordinate value is nearest, or between which ends they lie."""
-    if np.isscalar(wanted) and not isinstance(wanted, str) and values.dtype.kind in "iuf":
+    if len(values) > 6 and np.isscalar(wanted) and not isinstance(wanted, str) and values.dtype.kind in "iuf":
         nearest = values[np.argmin(np.abs(values - wanted))]
         return f"the nearest value is {format_value(nearest)}"
     return _span(values)
@@ -253,7 +255,8 @@ def resolve_weight(handle: Handle, weights: str | None, dims: Dims, window: Wind
                 f"{handle.label} has: {_listing(dataset.coords) or 'none'}. Rename it, or name a "
                 "variable that holds the weights"
             )
-    _check_there(name, dataset.variables, f"weights: {handle.label} has no variable")
+    known = [COS_LATITUDE, *dataset.variables]
+    _check_there(name, dataset.variables, f"weights: {handle.label} has no variable", known)
     variable = dataset.variables[name]
     check_numbers(handle.label, name, variable)
     strange = [dim for dim in map(str, variable.dims) if dim not in dims.samples and isinstance(window[dim], slice)]

@@ -252,9 +252,7 @@ def _needed(dataset: xr.Dataset, names: Sequence[str], dims: Dims, weight: Weigh
 
 def _coords(dataset: xr.Dataset, window: Window) -> dict[str, xr.DataArray]:
     """Return the coordinates of what was selected, in memory, without how they were stored."""
-    selected = dataset.coords.to_dataset().isel(
-        {dim: part for dim, part in window.items() if dim in dataset.coords.dims}
-    )
+    selected = dataset.coords.to_dataset().isel(window, missing_dims="ignore")
     return {
         str(name): coord.load().drop_encoding().reset_coords(drop=True)
         for name, coord in selected.coords.items()
