@@ -132,15 +132,18 @@ def assign(
         labels=np.empty((n_models, n_rows if with_labels else 0), dtype=np.int32),
         sq_dist=np.empty((n_models, n_rows if with_sq_dist else 0)),
     )
+    offset = offset.astype(X.dtype)  # rounded once, so that rows and centers are shifted by the very same point
     shifted = stack.centers - offset
+    with np.errstate(over="ignore"):
+        factors, sq_norms = (-2 * shifted).astype(X.dtype), (shifted**2).sum(axis=1).astype(X.dtype)
     _assign(
         read_only(X),
         read_only(NO_WEIGHT if weight is None else weight),
         stack.centers,
         stack.starts,
-        offset.astype(X.dtype),
-        (-2 * shifted).astype(X.dtype),
-        (shifted**2).sum(axis=1).astype(X.dtype),
+        offset,
+        factors,
+        sq_norms,
         *result,
     )
     return result
@@ -188,7 +191,8 @@ def _assign(
                 i = begin + t
                 j = label[t]
                 bound = rounding * (slack[t] + 2 * largest)
-                if second[t] - best[t] <= bound:
+                # Negated, so that scores which overflowed or are NaN are compared in float64 too.
+                if not second[t] - best[t] > bound:
                     reach = best[t] + bound
                     j = _nearest(
                         X[i],
@@ -253,11 +257,11 @@ def _two_smallest(scores: Any, sq_norms: Any, best: Any, second: Any, label: Any
 
 @jit
 def _nearest(x: Any, centers: Any, sq_norms: Any, scores: Any, reach: Any) -> int:
-    """Return the nearest of the centers whose score is at most `reach`, by distances in float64."""
+    """Return the nearest of the centers whose score does not exceed `reach`, by distances in float64."""
     nearest = 0
     smallest = np.inf
     for j in range(len(centers)):
-        if sq_norms[j] + scores[j] <= reach:
+        if not sq_norms[j] + scores[j] > reach:
             dist = 0.0
             for f in range(len(x)):
                 dev = np.float64(x[f]) - centers[j, f]
@@ -304,9 +308,10 @@ class Moments(NamedTuple):
         total = self.weight + other.weight
         if total == 0:
             return self
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.weight / total)
-        sq_dev = self.sq_dev + other.sq_dev + delta**2 * (self.weight * other.weight / total)
+        with np.errstate(invalid="ignore"):  # rows that are not finite are reported, once the pass is over
+            delta = other.mean - self.mean
+            mean = self.mean + delta * (other.weight / total)
+            sq_dev = self.sq_dev + other.sq_dev + delta**2 * (self.weight * other.weight / total)
         return Moments(total, mean, sq_dev)
 
     @property
