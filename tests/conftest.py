@@ -1,0 +1,42 @@
+"""What several test modules share: one real cluster, and data that is easy to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dask
+import distributed
+import numpy as np
+import pytest
+
+N_WORKERS = 3
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[distributed.LocalCluster]:
+    """A real cluster: three processes of one thread each. Nothing runs on it without a client: see `client`."""
+    with (
+        dask.config.set({"distributed.worker.daemon": True}),
+        distributed.LocalCluster(
+            n_workers=N_WORKERS,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit="1GiB",
+            silence_logs="ERROR",
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: distributed.LocalCluster) -> Iterator[distributed.Client]:
+    """A client of the cluster; Dask's default while the test lasts."""
+    with distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in each test."""
+    return np.random.default_rng(0)
