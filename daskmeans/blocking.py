@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # Without a budget: large enough that the cost of a task does not show.
 DEFAULT_BLOCK_BYTES = 64 * MIB
 
+# Above this, labels are written in chunks as large as the blocks.
+MANY_LABEL_CHUNKS = 10_000
+
 
 class RepeatedReadsWarning(UserWarning):
     """Variables are chunked so differently that some chunks are read more than once in a pass."""
@@ -58,7 +61,7 @@ class Axis:
 
 
 def plan_grid(source: GriddedSource, budget: Budget | None) -> tuple[Grid, tuple[int, ...]]:
-    """Return the grid of blocks, and the length of the stored chunks along each sample dimension.
+    """Return the grid of blocks, and the chunk lengths of labels along each sample dimension.
 
     A block holds whole shards where they fit, else whole chunks; if variables are chunked
     differently, whole chunks of all of them where that fits, else of the coarsest.
@@ -130,16 +133,15 @@ def _cells(stored: Sequence[Edges], axes: Sequence[Axis]) -> int:
 
 
 def _label_chunks(source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Return the chunk lengths of labels: the stored ones, or the blocks' for data in memory."""
+    """Return the chunk lengths of labels: the stored ones, or the blocks' where those are no use.
+
+    Data in memory have none, and labels are so small that very many chunks of them are a burden.
+    """
+    stored = [min(longest_gap(_coarsest(source, axis), axis.stored_size), axis.size) for axis in axes]
+    blocks = [longest_gap(bound[1:-1], axis.size) for axis, bound in zip(axes, bounds, strict=True)]
     in_memory = all(v._in_memory for v in _chunked_variables(source).values())
-    lengths = []
-    for axis, bound in zip(axes, bounds, strict=True):
-        edges = _coarsest(source, axis)
-        step = longest_gap(edges, axis.stored_size)
-        if in_memory:
-            step = longest_gap(bound[1:-1], axis.size)
-        lengths.append(min(step, axis.size))
-    return tuple(lengths)
+    n_chunks = math.prod(math.ceil(axis.size / n) for axis, n in zip(axes, stored, strict=True))
+    return tuple(blocks if in_memory or n_chunks > MANY_LABEL_CHUNKS else stored)
 
 
 def _check_not_empty(source: GriddedSource, axes: Sequence[Axis]) -> None:

@@ -86,7 +86,7 @@ class GivenWeight:
 
     def read(
         self,
-        dataset: xr.Dataset,  # noqa: ARG002
+        dataset: xr.Dataset,
         ranges: Ranges,
         sample_dims: Sequence[str],
     ) -> npt.NDArray[np.float64]:
@@ -120,7 +120,7 @@ class GriddedSource:
     def read(
         self,
         region: Region,
-        given: Sequence[npt.NDArray[Any]],  # noqa: ARG002
+        given: Sequence[npt.NDArray[Any]],
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return the cells of `region`, (n_cells, n_features), and their weights.
 

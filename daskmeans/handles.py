@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import xarray as xr
 import zarr
-from xarray.backends.zarr import ZarrArrayWrapper
+from xarray.backends.zarr import ZarrArrayWrapper, ZarrStore
 from xarray.core.indexing import LazilyIndexedArray
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
@@ -90,6 +90,19 @@ class DatasetHandle:
 
 
 @dataclass(frozen=True)
+class Location:
+    """Where a Zarr store is.
+
+    `token` makes one opening differ from the next, so that a store that was rewritten is not taken
+    from the cache of a process that knew it before.
+    """
+
+    path: str
+    storage_options: Mapping[str, Any] | None = field(compare=False)
+    token: str
+
+
+@dataclass(frozen=True)
 class StoreHandle:
     """A Zarr store, group or array by its path or URL, opened once in each process.
 
@@ -97,20 +110,16 @@ class StoreHandle:
     ----------
     bare_array : name of the wanted array, where its dimensions have no names.
     names : variables to open; None for all.
-    token : makes one opening differ from the next, so that a store that was rewritten is not taken
-        from the cache of a process that knew it before.
     """
 
-    store: str
-    storage_options: Mapping[str, Any] | None = field(compare=False)
+    location: Location
     bare_array: str | None
     names: tuple[str, ...] | None
-    token: str
 
     @property
     def label(self) -> str:
         """The path or URL."""
-        return self.store
+        return self.location.path
 
     @property
     def is_given(self) -> bool:
@@ -127,11 +136,11 @@ class StoreHandle:
 
     def bare_arrays(self) -> tuple[str, ...]:
         """Return the names of the arrays whose dimensions have no names."""
-        return _bare_arrays(open_node(self.store, self.storage_options))
+        return _bare_arrays(_node_at(self.location))
 
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the path of the chunk's file or object."""
-        return _chunk_key(open_node(self.store, self.storage_options), name, index)
+        return _chunk_key(_node_at(self.location), name, index)
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,7 @@ class NpyHandle:
         """Map the file."""
         return _map_npy(self)
 
-    def only(self, names: Sequence[str]) -> NpyHandle:  # noqa: ARG002
+    def only(self, names: Sequence[str]) -> NpyHandle:
         """Return the same: there is one array."""
         return self
 
@@ -163,7 +172,7 @@ class NpyHandle:
         """Return none: the array is found in any case."""
         return ()
 
-    def chunk_key(self, name: str, index: Sequence[int]) -> str:  # noqa: ARG002
+    def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the path."""
         return self.path
 
@@ -230,8 +239,8 @@ def _open_path(path: str, array: str | None, storage_options: Mapping[str, Any] 
     if path.endswith(".npy"):
         _check_exists(path)
         return NpyHandle(path, token)
-    bare_array = _bare_array(open_node(path, storage_options), array, path)
-    return StoreHandle(path, storage_options, bare_array, None, token)
+    location = Location(path, storage_options, token)
+    return StoreHandle(location, _bare_array(_node_at(location), array, path), None)
 
 
 def _check_exists(path: str) -> None:
@@ -276,9 +285,15 @@ def dimension_names(array: Array) -> tuple[str, ...] | None:
 
 # A process works on few stores at a time; an opened store is small.
 @lru_cache(maxsize=16)
+def _node_at(location: Location) -> Node:
+    """Open the Zarr group or array, once in each process."""
+    return open_node(location.path, location.storage_options)
+
+
+@lru_cache(maxsize=16)
 def _dataset_of_store(handle: StoreHandle) -> xr.Dataset:
-    """Open the variables of a handle."""
-    node = open_node(handle.store, handle.storage_options)
+    """Open the variables of a handle, once in each process."""
+    node = _node_at(handle.location)
     return _open_variables(node, handle.bare_array, handle.names, handle.label)
 
 
@@ -318,31 +333,30 @@ def _open_bare(group: zarr.Group, name: str) -> xr.Dataset:
     return dataset
 
 
+class _NamedArrays(ZarrStore):
+    """The arrays of a group that have named dimensions; xarray refuses groups that hold others."""
+
+    names: tuple[str, ...] | None = None
+
+    def array_keys(self) -> tuple[str, ...]:
+        """Return the names of the arrays to open."""
+        return tuple(
+            name
+            for name, array in self.arrays()
+            if (self.names is None or name in self.names) and dimension_names(array) is not None
+        )
+
+
 def _open_group(group: zarr.Group, names: tuple[str, ...] | None, label: str) -> xr.Dataset:
     """Open the arrays of a group that have named dimensions, with xarray."""
-    left_out = [
-        name
-        for name, array in group.arrays()
-        if dimension_names(array) is None or (names is not None and name not in names)
-    ]
+    # As xarray does: Zarr v2 has no other place for a missing value than its fill value.
+    is_v2 = group.metadata.zarr_format == 2
+    arrays = _NamedArrays(group, mode="r", use_zarr_fill_value_as_mask=is_v2)
+    arrays.names = names
     try:
-        return xr.open_dataset(
-            group.store,  # type: ignore[arg-type]
-            group=group.path or None,
-            engine="zarr",
-            chunks=None,
-            cache=False,
-            decode_timedelta=False,
-            drop_variables=left_out,
-            backend_kwargs={"consolidated": _is_consolidated(group)},
-        )
+        return xr.open_dataset(arrays, chunks=None, cache=False, decode_timedelta=False)
     except Exception as error:
         raise DataError(f"{label} cannot be opened by xarray: {type(error).__name__}: {error}") from error
-
-
-def _is_consolidated(group: zarr.Group) -> bool:
-    """Say whether the metadata of the whole group lies in one place."""
-    return not group.path and group.metadata.consolidated_metadata is not None
 
 
 def _chunk_key(node: Node, name: str, index: Sequence[int]) -> str:

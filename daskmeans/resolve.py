@@ -52,7 +52,7 @@ def resolve_variables(
     if not names:
         raise ConfigError(
             f"{handle.label} is a group: name the array (array) or the variables (variables) to "
-            f"cluster; there is: {_listing([*dataset.data_vars, *handle.bare_arrays()])}"
+            f"cluster; there is: {_listing(sorted([*dataset.data_vars, *handle.bare_arrays()]))}"
         )
     for name in names:
         if name in handle.bare_arrays() and name not in dataset.variables:

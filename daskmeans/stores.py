@@ -61,7 +61,8 @@ class OpenedStore:
     sample_dims : dimensions of the labels.
     coords : coordinates of the labels, in memory: all that lie along sample dimensions alone, and
         the values of dimensions that `select` dropped.
-    label_chunks : length of the stored chunks along each sample dimension; labels are written so.
+    label_chunks : chunk lengths to write labels with: the stored ones along each sample dimension,
+        unless that would make very many.
     fields : which columns each variable fills.
     feature_coords : coordinates of the feature dimensions, where they have any.
     """

@@ -30,7 +30,9 @@ def describe_pixels(photo: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     colour = photo.astype(np.float64) / 255
     mean = uniform_filter(colour, size=(WIDTH, WIDTH, 1))
     variance = uniform_filter(colour**2, size=(WIDTH, WIDTH, 1)) - mean**2
-    return np.concatenate([colour, mean, np.sqrt(variance.clip(min=0))], axis=2).astype(np.float32)
+    # The running sums of the filter leave rounding errors below 0.
+    features = [colour, mean.clip(min=0), np.sqrt(variance.clip(min=0))]
+    return np.concatenate(features, axis=2).astype(np.float32)
 
 
 def photo_dataset() -> xr.Dataset:
