@@ -142,14 +142,17 @@ def scalable(scanner: Scanner, start: Start, *, oversampling_factor: float, roun
     weigh = Assign(Stack.of([candidates.astype(np.float64)]), start.offset)
     found = scanner.scan(weigh, "k-means|| weights")
     scanner.judge(float(found.inertia.sum()), None)
+    # The mean of a candidate's rows stands for them better than the candidate, and the pass that counts them knows it.
+    full = found.counts > 0
+    means = (found.sums[full] / found.counts[full, None]).astype(candidates.dtype)
     return [
-        recluster(candidates, found.counts, k, start.generator(FOR_RECLUSTER + m))
+        recluster(means, found.counts[full], k, start.generator(FOR_RECLUSTER + m))
         for m, k in enumerate(start.n_clusters)
     ]
 
 
 def recluster(candidates: Rows, weight: Float64s, k: int, generator: np.random.Generator) -> Seeds:
-    """Cluster weighted candidates, (n_candidates, n_features), by k-means++ and Lloyd's iteration, several times."""
+    """Cluster weighted points, (n_candidates, n_features), by k-means++ and Lloyd's iteration, several times."""
     tries = [plus_plus(candidates, weight, k, generator) for _ in range(RECLUSTER_TRIES)]
     stop = Stop(max_iter=100, sq_shift=0.0)
     models = in_memory(candidates, weight, [candidates[rows] for rows in tries], stop)
