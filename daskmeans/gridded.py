@@ -155,15 +155,13 @@ class GriddedSource:
         weight = None
         if self.weight is not None:
             weight = self.weight.read(dataset, ranges, self.sample_dims)
-        parts = (self._read_field(dataset, field, ranges) for field in self.fields)
-        shape = [part.stop - part.start for part in region]
-        n_cells = math.prod(shape)
+        n_cells = math.prod(part.stop - part.start for part in region)
         if len(self.fields) == 1:
-            (part,) = parts
-            return part.reshape(n_cells, self.n_features), weight
+            return self._read_field(dataset, self.fields[0], ranges).reshape(n_cells, self.n_features), weight
         cells = np.empty((n_cells, self.n_features), dtype=self.dtype)
-        for field, part in zip(self.fields, parts, strict=True):
-            cells[:, field.columns].reshape(part.shape)[...] = part
+        for field in self.fields:
+            # Not kept under a name: it would still be in memory while the next one is read.
+            _copy_columns(cells[:, field.columns], self._read_field(dataset, field, ranges))
         return cells, weight
 
     def _read_field(self, dataset: xr.Dataset, field: Field, ranges: Ranges) -> npt.NDArray[Any]:
@@ -219,6 +217,11 @@ class GriddedSource:
             "though each chunk could be read alone afterwards: a passing failure, or too little "
             "memory. Run it again, or lower memory_budget"
         )
+
+
+def _copy_columns(columns: npt.NDArray[Any], part: npt.NDArray[Any]) -> None:
+    """Copy (sample dims..., feature dims...) into columns, (n_cells, n_columns), in one go."""
+    columns.reshape(part.shape)[...] = part
 
 
 def read_variable(variable: xr.Variable, ranges: Ranges) -> xr.Variable:
