@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from daskmeans.errors import DataError
 from daskmeans.memory import ROW_OVERHEAD_BYTES, plan_bounds
 
 Rows = npt.NDArray[np.floating[Any]]
@@ -307,7 +308,12 @@ class ChunkSource:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return the chunk and its weights."""
         X, *weights = given
-        return X, np.asarray(weights[0], dtype=np.float64) if weights else None
+        if not weights:
+            return X, None
+        weight = np.asarray(weights[0], dtype=np.float64)
+        if len(weight) != len(X):
+            raise DataError(f"{self.describe(region)} of X has {len(X)} rows but {len(weight)} weights.")
+        return X, weight
 
     def describe(self, region: Region) -> str:
         """Name the rows."""
