@@ -281,7 +281,7 @@ class Assign:
             found.far_sq_dist[own][filled],
             found.far_label[own][filled],
             RowSet.of(block, found.far_row[own][filled]),
-        )
+        ).farthest(own.stop - own.start)
 
     def merge(self, left: Assigned, right: Assigned) -> Assigned:
         """Add up."""
