@@ -1,0 +1,174 @@
+"""One pass: each block once, the same bits whoever computes it."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from dataclasses import dataclass
+
+import dask
+import dask.array as da
+import naive
+import numpy as np
+import pytest
+
+from daskmeans import scan as scan_module
+from daskmeans.samples import row_dtype, samples_from_array, samples_from_chunks
+from daskmeans.scan import Scanner, current_client
+
+
+@dataclass(frozen=True)
+class Path:
+    """A step whose result spells out which blocks were merged, and in which order."""
+
+    def map(self, block):
+        return str(block.index)
+
+    def merge(self, left, right):
+        return f"({left} {right})"
+
+    def finish(self, total):
+        return total
+
+
+@dataclass(frozen=True)
+class Sum:
+    def map(self, block):
+        return block.X.sum()
+
+    def merge(self, left, right):
+        return left + right
+
+    def finish(self, total):
+        return float(total)
+
+
+@dataclass(frozen=True)
+class Fail:
+    def map(self, block):
+        raise ValueError(f"block {block.index} is bad")
+
+    def merge(self, left, right):
+        return left
+
+    def finish(self, total):
+        return total
+
+
+def scanner(X, **kwargs):
+    return Scanner(samples_from_chunks([X], dtype=row_dtype(X.dtype)), **kwargs)
+
+
+def counted(X, chunks):
+    """A Dask array of the rows of `X` that counts how often each of its chunks is computed."""
+    reads, lock = collections.Counter(), threading.Lock()
+
+    def read(rows, block_info=None):
+        with lock:
+            reads[block_info[0]["chunk-location"][0]] += 1
+        return rows.copy()
+
+    lazy = da.from_array(X, chunks=(chunks, X.shape[1])).map_blocks(read, dtype=X.dtype, meta=np.empty((0, 0)))
+    return lazy, reads
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 16, 17, 40, 300])
+@pytest.mark.parametrize("max_tasks", [4, 10**6])
+def test_merges_follow_a_tree_fixed_by_the_number_of_blocks(n_blocks, max_tasks, monkeypatch):
+    monkeypatch.setattr(scan_module, "MAX_TASKS", max_tasks)
+    X = da.zeros((n_blocks, 1), chunks=1)
+    pass_ = scanner(X)
+    expected = naive.scan(pass_.samples, Path(), [[np.zeros((1, 1))]] * n_blocks, -(-n_blocks // max_tasks))
+    assert pass_.scan(Path()) == expected
+    with dask.config.set(scheduler="synchronous"):
+        assert pass_.scan(Path()) == expected
+
+
+def test_streamed_chunks_are_read_once_in_each_pass():
+    X, reads = counted(np.ones((20, 2)), 3)
+    pass_ = scanner(X)
+    for n in (1, 2, 3):
+        assert pass_.scan(Sum()) == 40.0
+        assert set(reads.values()) == {n}
+        assert len(reads) == 7
+    assert (pass_.n_passes, pass_.n_bytes) == (3, 3 * 20 * 2 * 8)
+
+
+def test_kept_chunks_are_read_once_in_all():
+    X, reads = counted(np.ones((20, 2)), 3)
+    pass_ = scanner(X, kept_bytes=10**6)
+    for _ in range(3):
+        assert pass_.scan(Sum()) == 40.0
+    assert set(reads.values()) == {1}
+    assert pass_.n_bytes == 20 * 2 * 8
+    assert [report.n_bytes for report in pass_.history] == [320, 0, 0]
+
+
+def test_an_array_in_memory_is_scanned_with_threads_under_any_scheduler(rng, monkeypatch):
+    monkeypatch.setattr("daskmeans.samples.IN_MEMORY_BLOCK_BYTES", 1000)
+    X = rng.normal(size=(200, 3))
+    with dask.config.set(scheduler="processes"):
+        assert Scanner(samples_from_array(X, None)).scan(Sum()) == pytest.approx(X.sum())
+
+
+def test_the_listener_hears_of_every_block():
+    class Listener:
+        def __init__(self):
+            self.heard, self.n_blocks, self.n_bytes = [], 0, 0
+
+        def started(self, number, title, n_blocks):
+            self.heard.append(("started", number, title, n_blocks))
+
+        def advanced(self, n_blocks, n_bytes):
+            self.n_blocks += n_blocks
+            self.n_bytes += n_bytes
+
+        def finished(self, report):
+            self.heard.append(("finished", report.number, report.n_bytes))
+
+        def judged(self, report):
+            self.heard.append(("judged", report.inertia, report.center_shift))
+
+    listener = Listener()
+    with dask.config.set(scheduler="synchronous"):
+        pass_ = scanner(da.ones((10, 2), chunks=(4, 2)), listener=listener)
+        pass_.scan(Sum(), "looking")
+    pass_.judge(5.0, None)
+    assert listener.heard == [("started", 1, "looking", 3), ("finished", 1, 160), ("judged", 5.0, None)]
+    assert (listener.n_blocks, listener.n_bytes) == (3, 160)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_an_error_in_a_block_reaches_the_caller_as_it_is(scheduler):
+    with dask.config.set(scheduler=scheduler), pytest.raises(ValueError, match=r"^block 0 is bad$"):
+        scanner(da.ones((10, 2), chunks=(10, 2))).scan(Fail())
+
+
+def test_an_error_on_a_worker_reaches_the_caller_as_it_is(client):
+    with pytest.raises(ValueError, match=r"^block 0 is bad$"):
+        scanner(da.ones((10, 2), chunks=(10, 2))).scan(Fail())
+
+
+def test_the_client_is_used_only_while_there_is_one(cluster):
+    assert current_client() is None
+
+
+def test_a_config_that_asks_for_threads_wins_over_the_client(client):
+    assert current_client() is client
+    with dask.config.set(scheduler="threads"):
+        assert current_client() is None
+
+
+def test_workers_hold_kept_blocks_and_release_them(client):
+    def held():
+        return {key for keys in client.has_what().values() for key in keys if "block" in str(key)}
+
+    pass_ = scanner(da.ones((30, 2), chunks=(5, 2)), kept_bytes=10**6)
+    assert pass_.scan(Sum()) == pass_.scan(Sum()) == 60.0
+    assert len(held()) == 6
+    del pass_
+    deadline = time.monotonic() + 10
+    while held() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not held()
