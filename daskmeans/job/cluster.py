@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from daskmeans.errors import ClusterError, did_you_mean
+from daskmeans.job.interrupts import not_for_children
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -189,7 +190,8 @@ def _local(options: Mapping[str, Any]) -> Iterator[Client]:
     # Any free port of the loopback: no other machine sees the dashboard, and no port is in the way.
     arguments = {"dashboard_address": "127.0.0.1:0", **options}
     try:
-        cluster = LocalCluster(**arguments)
+        with not_for_children():
+            cluster = LocalCluster(**arguments)
     except Exception as error:
         raise ClusterError(f"the local cluster did not start: {error}; check cluster.options") from error
     with cluster, Client(cluster) as client:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from daskmeans.errors import ConfigError
+from daskmeans.job.cluster import Workers
 from daskmeans.memory import MIB, Plan, format_bytes
-
-if TYPE_CHECKING:
-    from daskmeans.job.cluster import Workers
 
 # Python with NumPy, Numba, Zarr and Dask, before it holds a row (measured: 230 to 260 MiB).
 PROCESS_BYTES = 256 * MIB

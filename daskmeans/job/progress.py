@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from types import TracebackType
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from daskmeans.memory import format_bytes
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from rich.console import Console
-
-    from daskmeans.scan import PassReport
+from daskmeans.scan import PassReport
 
 # Where there is no terminal, a long pass says this often how far it is.
 QUIET_S = 30.0
@@ -88,9 +83,9 @@ class PassLines:
         self._print_report()
 
     def _print_report(self) -> None:
-        if self._report is not None:
-            self._print(pass_line(self._report))
-            self._report = None
+        report, self._report = self._report, None
+        if report is not None:
+            self._print(pass_line(report))
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

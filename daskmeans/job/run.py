@@ -6,16 +6,19 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, Standardize, check_surveyed, fit
 from daskmeans.job import results
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
+from daskmeans.job.config import InputConfig, JobConfig
 from daskmeans.job.configfile import dump_config, load_config
+from daskmeans.job.interrupts import insistent
 from daskmeans.job.plan import JobPlan
 from daskmeans.job.progress import PassLines
 from daskmeans.job.staging import check_free, staged
@@ -25,11 +28,6 @@ from daskmeans.memory import Budget, Plan, format_bytes
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign, Both, Survey
 from daskmeans.stores import OpenedStore, open_samples
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from daskmeans.job.config import InputConfig, JobConfig
 
 OUTPUT_KEY = "output.path"
 
@@ -99,7 +97,7 @@ def run_job(config: JobConfig, console: Console) -> Path:
     job.plan.check()
     with staged(folder, OUTPUT_KEY) as stage, open_cluster(config.cluster), translated_errors():
         sink = _create_labels(job.opened, stage) if config.output.labels else None
-        with PassLines(console) as listener:
+        with PassLines(console) as listener, insistent():
             scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
             fitted = fit(scanner, _options(job), sink)
         results.write_clusters(stage / results.RESULT, _clusters(fitted, job.opened))
@@ -132,7 +130,7 @@ def predict_job(
     _check_features(opened.feature_names, tuple(map(str, clusters["feature"].values)))
     with staged(output, "OUTPUT") as stage, open_cluster(config.cluster), translated_errors():
         sink = _create_labels(opened, stage, group="")
-        with PassLines(console) as listener:
+        with PassLines(console) as listener, insistent():
             _label(Scanner(opened.samples, 0, listener), clusters, sink)
         results.consolidate(stage)
     console.print(f"Labels of {opened.samples.n_samples:,} samples: {output}", soft_wrap=True)
