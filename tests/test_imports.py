@@ -1,0 +1,100 @@
+"""Who may know of whom: imports point downwards, and each trade has one house."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "daskmeans"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# From the top down; a module may import those below it, and those beside it in its own layer.
+LAYERS = [
+    {"__init__", "__main__", "cli"},
+    {"job"},
+    {"estimator", "selection"},
+    {"fit", "metrics"},
+    {"seeding"},
+    {"lloyd"},
+    {"active"},
+    {"steps"},
+    {"scan"},
+    {"stores"},
+    {"resolve"},
+    {"blocking"},
+    {"gridded", "handles", "kernels"},
+    {"samples"},
+    {"memory"},
+    {"errors"},
+]
+HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path):
+    """Yield each module and name that a file imports, whatever the place, but for those that only type checkers see."""
+    hidden = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            hidden.update(id(inner) for inner in ast.walk(node))
+        elif isinstance(node, ast.Import) and id(node) not in hidden:
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and id(node) not in hidden:
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def own_name(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def own_imports(path):
+    """Return the names of the package's modules that a file imports."""
+    for module, name in imported(path):
+        if module == "daskmeans" and name is not None and not name.startswith("__"):
+            yield name
+        elif module.startswith("daskmeans."):
+            yield module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    here = own_name(path)
+    assert here in HEIGHT, f"give {here} a place in LAYERS"
+    upwards = [name for name in own_imports(path) if HEIGHT[name] > HEIGHT[here]]
+    assert not upwards, f"{here} imports {upwards}, which lie above it"
+
+
+def importers(*libraries, names=()):
+    """Return the modules that import from one of `libraries`, and from it one of `names` if given."""
+    found = set()
+    for path in MODULES:
+        for module, name in imported(path):
+            known = any(module == library or module.startswith(f"{library}.") for library in libraries)
+            if known and (not names or name in names):
+                found.add(own_name(path))
+    return found
+
+
+def test_only_the_scan_builds_graphs():
+    graphs = ("dask._task_spec", "dask.delayed", "dask.highlevelgraph", "dask.base", "dask")
+    assert importers(*graphs, names=("Task", "TaskRef", "List", "Delayed", "delayed", "HighLevelGraph")) == {"scan"}
+
+
+def test_only_kernels_compile():
+    assert importers("numba") == {"kernels"}
+
+
+def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
+    assert importers("zarr", "xarray") <= {"stores", "resolve", "gridded", "handles", "blocking", "job", "estimator"}
+
+
+@pytest.mark.parametrize("name", ["kernels", "samples", "memory", "errors", "steps", "lloyd", "seeding"])
+def test_arithmetic_knows_neither_dask_nor_zarr(name):
+    path = PACKAGE / f"{name}.py"
+    foreign = {module.split(".")[0] for module, _ in imported(path)} & {"dask", "distributed", "zarr", "xarray"}
+    assert not foreign
+
+
+def test_budgets_are_pure_integers():
+    assert not {module for module, _ in imported(PACKAGE / "memory.py")} & {"numpy", "dask", "zarr"}
