@@ -286,7 +286,7 @@ class KMeans(
         params = self.get_params()
         if not isinstance(self.init, str):
             params["init"] = None if callable(self.init) else np.asarray(self.init, np.float64).tolist()
-        if not isinstance(self.random_state, int):
+        if not isinstance(self.random_state, numbers.Integral):
             params["random_state"] = None
         header = {
             "format": FORMAT,
@@ -295,25 +295,38 @@ class KMeans(
             "feature_names_in_": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
         }
         with Path(path).open("wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+            np.savez(file, header=np.array(json.dumps(header, default=_plain)), **arrays)
 
 
 _SAVED_ARRAYS = ("cluster_centers_", "inertia_per_cluster_", "counts_")
 _SAVED_SCALARS = ("inertia_", "n_iter_", "n_passes_", "converged_", "n_features_in_")
 
 
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as Python's own, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be written as JSON")
+
+
 def load(path: str | Path) -> KMeans:
     """Return the model that `KMeans.save` wrote. Loading cannot run code: the file holds arrays and JSON only."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Path(path).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             header = json.loads(str(stored["header"]))
-            arrays = {name: stored[name] for name in _SAVED_ARRAYS}
+            if header["format"] != FORMAT:
+                raise DataError(f"{path} holds {header['format']!r}; expected {FORMAT!r}.")
+            return _restored(header, {name: stored[name] for name in _SAVED_ARRAYS})
     except FileNotFoundError:
         raise DataError(f"No model at {path}.") from None
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no model that KMeans.save wrote, or it is damaged: {error}") from error
-    if header.get("format") != FORMAT:
-        raise DataError(f"{path} holds {header.get('format')!r}; expected {FORMAT!r}.")
+
+
+def _restored(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KMeans:
+    """Return the fitted model that a file describes."""
     params = header["params"]
     if params["init"] is None:
         del params["init"]
