@@ -172,3 +172,10 @@ def test_workers_hold_kept_blocks_and_release_them(client):
     while held() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not held()
+
+
+def test_blocks_lost_with_a_worker_are_read_again(client):
+    pass_ = scanner(da.ones((30, 2), chunks=(5, 2)), kept_bytes=10**6)
+    expected = pass_.scan(Sum())
+    client.restart_workers([next(worker for worker, keys in client.has_what().items() if keys)], timeout=30)
+    assert pass_.scan(Sum()) == expected
