@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
@@ -62,21 +63,28 @@ def _with_exit_code(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                command(*args, **kwargs)
         except DaskMeansError as error:
-            _print_error(str(error))
+            _print("error", "bold red", str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _print_error("interrupted; no results were written")
+            _print("error", "bold red", "interrupted; no results were written")
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper
 
 
-def _print_error(message: str) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning for people: without the line of code that it comes from."""
+    _print("warning", "bold yellow", str(message))
+
+
+def _print(kind: str, style: str, message: str) -> None:
     """Print `message` to stderr, as it is and on as many lines as it has."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("error:", style="bold red", end=" " if "\n" not in message else "\n")
+    console.print(f"{kind}:", style=style, end="\n" if "\n" in message else " ")
     console.print(message, markup=False, emoji=False)
 
 
@@ -132,7 +140,7 @@ def plan(config: Config, overrides: Overrides = None) -> None:
 def predict(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that `daskmeans run` wrote.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the new data, laid out alike.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Zarr store to write the labels to.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Zarr store to write the labels to.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -117,10 +117,7 @@ def test_words_are_not_taken_for_other_things(write):
         ),
         (
             "model: {algorithm: loyd}",
-            (
-                "job.yaml:3:9: model.algorithm: expected 'auto' or 'lloyd', got 'loyd'; "
-                "did you mean 'lloyd'?"
-            ),
+            ("job.yaml:3:9: model.algorithm: expected 'auto' or 'lloyd', got 'loyd'; did you mean 'lloyd'?"),
         ),
         (
             "model: {init: kmeans++}",
@@ -154,17 +151,11 @@ def test_words_are_not_taken_for_other_things(write):
         ),
         (
             "cluster: {type: local, options: {memory_limit: 1 Gob}}",
-            (
-                "job.yaml:3:34: cluster.options.memory_limit: expected a size such as 2GiB, or "
-                "auto, got '1 Gob'"
-            ),
+            ("job.yaml:3:34: cluster.options.memory_limit: expected a size such as 2GiB, or auto, got '1 Gob'"),
         ),
         (
             "cluster: {type: address}",
-            (
-                "job.yaml:3:1: cluster.options: expected the scheduler's address, such as "
-                "{address: tcp://10.0.0.1:8786}"
-            ),
+            ("job.yaml:3:1: cluster.options: expected the scheduler's address, such as {address: tcp://10.0.0.1:8786}"),
         ),
         (
             "output: {path: other}",
@@ -196,9 +187,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(write):
 
 def test_array_and_variables_exclude_each_other(write):
     message = complaint(write(MINIMAL.replace("a.zarr", "a.zarr, array: X, variables: [u]")))
-    assert message == (
-        "job.yaml:1:1: input: expected either array or variables, got both; remove one of them"
-    )
+    assert message == ("job.yaml:1:1: input: expected either array or variables, got both; remove one of them")
 
 
 @pytest.mark.parametrize(
@@ -234,18 +223,12 @@ def test_overrides_win_and_their_mistakes_name_the_option(write):
     assert complaint(path, "model.n_cluster=12") == (
         "--set model.n_cluster=12: model.n_cluster: unknown key; did you mean 'n_clusters'?"
     )
-    assert complaint(path, "n_clusters") == (
-        "--set n_clusters: expected KEY=VALUE, such as model.n_clusters=12"
-    )
-    assert complaint(path, "model.tol.x=1") == (
-        "--set model.tol.x=1: model.tol: expected a number, got {'x': 1}"
-    )
+    assert complaint(path, "n_clusters") == ("--set n_clusters: expected KEY=VALUE, such as model.n_clusters=12")
+    assert complaint(path, "model.tol.x=1") == ("--set model.tol.x=1: model.tol: expected a number, got {'x': 1}")
     assert complaint(path, "model.n_clusters.x=1") == (
         "--set model.n_clusters.x=1: model.n_clusters has no keys below it"
     )
-    assert complaint(path, "model.init=[1").startswith(
-        "--set model.init=[1: the value is not YAML: "
-    )
+    assert complaint(path, "model.init=[1").startswith("--set model.init=[1: the value is not YAML: ")
 
 
 def test_every_key_is_described_and_stands_in_the_reference():

@@ -171,7 +171,7 @@ def clusters_dataset(
 def write_summary(folder: Path, summary: Mapping[str, Any], config_text: str) -> None:
     """Write summary.json and config.yaml."""
     (folder / CONFIG).write_text(config_text, encoding="utf-8")
-    text = json.dumps(summary, indent=2, allow_nan=False)
+    text = json.dumps(summary, indent=2)
     (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
 

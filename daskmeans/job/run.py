@@ -91,7 +91,7 @@ def run_job(config: JobConfig, console: Console) -> Path:
         What the person must mend. Nothing that looks like results is left.
     """
     began = time.perf_counter()
-    folder = _local(config.output.path)
+    folder = _local(config.output.path, OUTPUT_KEY)
     check_free(folder, OUTPUT_KEY, mark=results.SUMMARY, overwrite=config.output.overwrite)
     job = _prepare(config)
     job.plan.check()
@@ -110,7 +110,7 @@ def run_job(config: JobConfig, console: Console) -> Path:
 def predict_job(
     result: Path,
     store: str,
-    output: Path,
+    output: str,
     overrides: Sequence[str],
     overwrite: bool,
     console: Console,
@@ -122,18 +122,18 @@ def predict_job(
     clusters = results.open_clusters(result)
     config = load_config(result / results.CONFIG, overrides)
     new_input = config.input.model_copy(update={"store": store, "weights": None})
-    output = _local(str(output))
-    check_free(output, "OUTPUT", mark="zarr.json", overwrite=overwrite)
+    folder = _local(output, "OUTPUT")
+    check_free(folder, "OUTPUT", mark="zarr.json", overwrite=overwrite)
     workers = describe_workers(config.cluster)
     budget = _budget(config, workers)
     opened = _open(new_input, budget)
     _check_features(opened.feature_names, tuple(map(str, clusters["feature"].values)))
-    with staged(output, "OUTPUT") as stage, open_cluster(config.cluster), translated_errors():
+    with staged(folder, "OUTPUT") as stage, open_cluster(config.cluster), translated_errors():
         sink = _create_labels(opened, stage, group="")
         with PassLines(console) as listener, insistent():
             _label(Scanner(opened.samples, 0, listener), clusters, sink)
         results.consolidate(stage)
-    console.print(f"Labels of {opened.samples.n_samples:,} samples: {output}", soft_wrap=True)
+    console.print(f"Labels of {opened.samples.n_samples:,} samples: {folder}", soft_wrap=True)
 
 
 def _prepare(config: JobConfig) -> Job:
@@ -303,9 +303,11 @@ def _label(scanner: Scanner, clusters: Any, sink: results.LabelSink) -> None:
     check_surveyed(surveyed, samples, n_clusters=0)
 
 
-def _local(path: str) -> Path:
+def _local(path: str, key: str) -> Path:
     """Return a path of this machine, from the current directory on."""
-    return Path(path) if "://" in path else Path(path).expanduser().absolute()
+    if "://" in path:
+        raise ConfigError(f"{key}: {path} is a URL; expected a folder of this machine")
+    return Path(path).expanduser().absolute()
 
 
 def _some(names: Sequence[str]) -> str:

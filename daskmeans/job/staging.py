@@ -29,8 +29,6 @@ def check_free(path: Path, key: str, *, mark: str, overwrite: bool) -> None:
     mark : file by which a folder is known to be such results; no other folder is ever replaced.
     overwrite : whether earlier results may be replaced.
     """
-    if "://" in str(path):
-        raise ConfigError(f"{key}: {path} is a URL; expected a folder of this machine")
     if not os.path.lexists(path):
         return
     if not overwrite:
@@ -120,7 +118,7 @@ def _began(pid: int) -> int:
 
 def _first_missing(folder: Path) -> Path | None:
     """Return the outermost folder of the path that does not exist yet."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     return missing[-1] if missing else None
 
 
