@@ -308,6 +308,11 @@ class ChunkSource:
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return the chunk and its weights."""
         X, *weights = given
+        expected = (region[0].stop - region[0].start if self.known_lengths else len(X), self.n_features)
+        if X.shape != expected:
+            raise DataError(f"{self.describe(region)} of X were computed with shape {X.shape}; expected {expected}.")
+        if isinstance(X, np.ma.MaskedArray):
+            X = X.astype(self.dtype).filled(np.nan)
         if not weights:
             return X, None
         weight = np.asarray(weights[0], dtype=np.float64)
@@ -316,7 +321,7 @@ class ChunkSource:
         return X, weight
 
     def describe(self, region: Region) -> str:
-        """Name the rows."""
+        """Name the chunk by its rows, where they are known."""
         if self.known_lengths:
             return f"rows {region[0].start} to {region[0].stop - 1}"
         return f"chunk {region[0].start // UNKNOWN_LENGTH}"
