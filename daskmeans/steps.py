@@ -146,7 +146,7 @@ class Survey:
     def _threshold(self) -> np.uint64:
         """Return a word that the largest of the sample exceeds with a probability below 1e-9."""
         largest = np.iinfo(np.uint64).max
-        if self.n_samples is None:
+        if not self.n_samples:
             return np.uint64(largest)
         expected = self.sample_size + 6 * self.sample_size**0.5 + 20
         return np.uint64(min(int(largest), int(largest) * int(expected) // self.n_samples))
