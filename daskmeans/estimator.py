@@ -236,6 +236,8 @@ class KMeans(
         """Check the features of an array that is not in memory."""
         if len(shape) != 2:
             raise DataError(f"Expected 2D array, got {len(shape)}D array instead: X must be (n_samples, n_features).")
+        if shape[1] == 0:
+            raise DataError(f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required.")
         if dtype.kind not in "biuf":
             raise DataError(f"X has dtype {dtype}; expected real numbers.")
         if reset:
