@@ -16,7 +16,7 @@ N_WORKERS = 3
 def cluster() -> Iterator[distributed.LocalCluster]:
     """A real cluster: three processes of one thread each. Nothing runs on it without a client: see `client`."""
     with (
-        dask.config.set({"distributed.worker.daemon": True}),
+        dask.config.set({"distributed.comm.timeouts.connect": "60s"}),  # the machine may be busy
         distributed.LocalCluster(
             n_workers=N_WORKERS,
             threads_per_worker=1,
