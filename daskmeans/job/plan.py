@@ -8,8 +8,8 @@ from daskmeans.errors import ConfigError
 from daskmeans.job.cluster import Workers
 from daskmeans.memory import MIB, Plan, format_bytes
 
-# Python with NumPy, Numba, Zarr and Dask, before it holds a row (measured: 230 to 260 MiB).
-PROCESS_BYTES = 256 * MIB
+# Python with NumPy, Numba, Zarr and Dask, before it holds a row (measured: 300 to 330 MiB).
+PROCESS_BYTES = 340 * MIB
 
 # Of a worker's memory; above it, Dask's workers begin to spill to disk.
 USABLE_SHARE = 0.7

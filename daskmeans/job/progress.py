@@ -64,7 +64,7 @@ class PassLines:
             current.n_done += n_blocks
             current.n_bytes += n_bytes
             if self._task is not None:
-                rate = f"{current.gigabytes_per_s:.2f} GB/s"
+                rate = f"{current.gigabytes_per_s:.2f} GB/s" if current.n_bytes else "from memory"
                 self._bar.update(self._task, completed=current.n_done, rate=rate)
             if not self._console.is_terminal and current.is_silent_for(QUIET_S):
                 self._print(current.state())
