@@ -21,7 +21,7 @@ def cluster() -> Iterator[distributed.LocalCluster]:
             n_workers=N_WORKERS,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",  # any free port; None still asks for 8787
             memory_limit="1GiB",
             silence_logs="ERROR",
         ) as cluster,

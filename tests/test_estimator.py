@@ -53,14 +53,14 @@ def counted(X, chunks):
 
 @pytest.mark.parametrize(
     ("init", "budget"),
-    [("k-means||", "1GiB"), ("k-means||", 5000), ("k-means++", 5000), ("random", 5000), ("random-partition", "1GiB")],
+    [("k-means||", "1GiB"), ("k-means||", 5000), ("k-means++", 5000), ("random-partition", "1GiB")],
 )
 def test_threads_processes_and_a_cluster_give_the_same_bits(X, client, init, budget):
     def centers_of(lazy):
-        model = KMeans(4, init=init, n_init=2, max_iter=6, random_state=0, memory_budget=budget).fit(lazy)
+        model = KMeans(4, init=init, n_init=2, max_iter=4, random_state=0, memory_budget=budget).fit(lazy)
         return model.cluster_centers_, model.inertia_, model.n_iter_
 
-    lazy = lazily(X, 37)
+    lazy = lazily(X)
     with dask.config.set(scheduler="synchronous"):
         expected = centers_of(lazy)
     with dask.config.set(scheduler="threads"):
@@ -87,10 +87,13 @@ def test_kept_and_streamed_input_take_the_same_path(X):
     assert kept.n_iter_ == streamed.n_iter_
 
 
-def test_a_client_that_holds_an_array_in_memory_computes_where_it_is(X, client):
-    expected = KMeans(4, random_state=0).fit(X)
-    assert isinstance(expected.labels_, np.ndarray)
-    assert not any("map" in str(key) for keys in client.has_what().values() for key in keys)
+def test_an_array_in_memory_is_not_sent_to_the_cluster(X, client):
+    def transitions():
+        return client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+
+    before = transitions()
+    KMeans(4, random_state=0).fit(X)
+    assert transitions() == before
 
 
 @pytest.mark.parametrize("algorithm", ["lloyd", "auto"])
@@ -162,9 +165,9 @@ def test_chunks_of_unknown_length_and_empty_ones(X, weighted):
     part = X[X[:, 0] > np.median(X[:, 0])]
     weight = part[:, 1] ** 2 if weighted else None
     lazy_weight = lazy[here][:, 1] ** 2 if weighted else None
-    model = KMeans(4, init=part[:4]).fit(lazy[here], sample_weight=lazy_weight)
+    model = KMeans(4, init=part[:4], algorithm="lloyd").fit(lazy[here], sample_weight=lazy_weight)
     expected = KMeans(4, init=part[:4]).fit(part, sample_weight=weight)
-    np.testing.assert_allclose(model.cluster_centers_, expected.cluster_centers_, rtol=1e-12)
+    np.testing.assert_allclose(model.cluster_centers_, expected.cluster_centers_, rtol=1e-9)
     np.testing.assert_array_equal(model.labels_.compute(), expected.labels_)
 
 
