@@ -112,7 +112,7 @@ class KMeans(
         "random_state": ["random_state"],
         "oversampling_factor": [Interval(numbers.Real, 0, None, closed="neither")],
         "init_rounds": [StrOptions({"auto"}), Interval(numbers.Integral, 0, None, closed="left")],
-        "algorithm": [StrOptions({"auto", "lloyd"})],
+        "algorithm": [StrOptions({"auto", "lloyd", "lookahead"})],
         "memory_budget": [Interval(numbers.Integral, 1, None, closed="left"), str, None],
     }
 
@@ -428,7 +428,7 @@ def _finite(X: npt.NDArray[Any]) -> Rows:
 
 def _nearest(X: npt.NDArray[Any], *, centers: Float64s) -> npt.NDArray[np.int32]:
     stack = Stack.of([centers])
-    found = kernels.assign(_finite(X), None, stack, centers.mean(axis=0), with_labels=True, with_sq_dist=False)
+    found = kernels.assign(_finite(X), None, stack, centers.mean(axis=0), with_labels=True)
     labels: npt.NDArray[np.int32] = found.labels[0]
     return labels
 

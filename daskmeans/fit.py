@@ -12,9 +12,10 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
 from daskmeans import seeding
+from daskmeans.active import Choice
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
-from daskmeans.lloyd import Model, Stop, advance, lloyd, settle
+from daskmeans.lloyd import Method, Model, Stop, advance, lloyd, settle
 from daskmeans.memory import ROW_OVERHEAD_BYTES, Budget
 from daskmeans.samples import Rows, Samples
 from daskmeans.scan import PassReport, Scanner
@@ -38,6 +39,9 @@ SAMPLE_ROWS_PER_CLUSTER = 2048
 SAMPLE_MIN_ROWS = 2**16
 
 AUTO_ROUNDS = 2
+
+# More active rows than this share of all cost more arithmetic than they save.
+MOST_ACTIVE = 0.25
 
 # Below this many multiplications an iteration on the sample costs nothing, even where the sample is all the data.
 TINY_ITERATION = 10**7
@@ -161,7 +165,7 @@ def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None) -> Fitt
     else:
         seeds = found if found is not None else problem.seed(scanner)
         models = [Model(problem.rounded(centers)) for centers in seeds]
-    lloyd(scanner, models, problem.stop, problem.offset)
+    lloyd(scanner, models, problem.stop, problem.offset, problem.method(scanner))
     best, outputs = settle(scanner, models, problem.offset, sink)
     assert best.inertia is not None
     assert best.counts is not None
@@ -203,8 +207,8 @@ def _survey(scanner: Scanner, options: FitOptions) -> tuple[Surveyed, list[Float
 
 def _advance_by_survey(scanner: Scanner, model: Model, found: Assigned, problem: Problem) -> None:
     """Make the iteration that the first pass has carried."""
-    sq_shift = advance(model, found, problem.stop, problem.dtype)
-    scanner.judge(model.total_inertia, sq_shift)
+    advance(model, found, problem.stop, problem.dtype)
+    scanner.judge(model.total_inertia, model.sq_shift)
 
 
 @dataclass(frozen=True)
@@ -273,6 +277,16 @@ class Problem:
         n_sample = len(self.sample.X)
         products = n_sample * self.options.n_clusters * self.sample.X.shape[1]
         return 2 * n_sample <= self.n_rows or products <= TINY_ITERATION
+
+    def method(self, scanner: Scanner) -> Method:
+        """Return how to iterate: by active rows, within the budget, and ahead where each pass is a read."""
+        row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
+        share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.n_rows * row_bytes))
+        every = -(-len(self.sample.X) // SAMPLE_MIN_ROWS)
+        look_ahead = self.options.algorithm == "lookahead" or (
+            self.options.algorithm == "auto" and scanner.reads_each_pass
+        )
+        return Method(Choice(self.sample.X[::every], share, sampled=look_ahead), look_ahead, self.options.seed)
 
     def _given_seeds(self) -> list[Float64s]:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""

@@ -86,6 +86,8 @@ class Assignment(NamedTuple):
     far_label : (n_centers,) int32, and to which cluster of their model they belong.
     labels : (n_models, n_rows) int32, or (n_models, 0) when not asked for.
     sq_dist : (n_models, n_rows) float64, or (n_models, 0) when not asked for.
+    gap : (n_models, n_rows) float64, or (n_models, 0) when not asked for: by how much the distance to the second
+        nearest center of the model exceeds that to the nearest; never too large, whatever was rounded.
     """
 
     sums: Float64s
@@ -96,6 +98,7 @@ class Assignment(NamedTuple):
     far_label: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     sq_dist: Float64s
+    gap: Float64s
 
 
 def assign(
@@ -104,8 +107,9 @@ def assign(
     stack: Stack,
     offset: Float64s,
     *,
-    with_labels: bool,
-    with_sq_dist: bool,
+    with_labels: bool = False,
+    with_sq_dist: bool = False,
+    with_gap: bool = False,
 ) -> Assignment:
     """Assign each row to the nearest center of each model, and sum up.
 
@@ -131,6 +135,7 @@ def assign(
         far_label=np.zeros(n_centers, dtype=np.int32),
         labels=np.empty((n_models, n_rows if with_labels else 0), dtype=np.int32),
         sq_dist=np.empty((n_models, n_rows if with_sq_dist else 0)),
+        gap=np.empty((n_models, n_rows if with_gap else 0)),
     )
     offset = offset.astype(X.dtype)  # rounded once, so that rows and centers are shifted by the very same point
     shifted = stack.centers - offset
@@ -166,6 +171,7 @@ def _assign(
     far_label: Any,
     labels: Any,
     sq_dist: Any,
+    gap: Any,
 ) -> None:
     n, d = X.shape
     n_centers = len(centers)
@@ -224,6 +230,9 @@ def _assign(
                     labels[m, i] = j
                 if sq_dist.shape[1]:
                     sq_dist[m, i] = dist
+                if gap.shape[1]:
+                    reached = max(0.0, np.float64(second[t]) + np.float64(slack[t]) - np.float64(bound))
+                    gap[m, i] = max(0.0, np.sqrt(reached) - np.sqrt(dist))
 
 
 @jit
@@ -287,6 +296,40 @@ def _replace_smallest(value: Any, row: Any, label: Any, new: float, new_row: int
         value[i], row[i], label[i] = value[child], row[child], label[child]
         i = child
     value[i], row[i], label[i] = new, new_row, new_label
+
+
+def freeze(gap: Float64s, labels: npt.NDArray[np.int32], threshold: Float64s, u: Float64s) -> tuple[Float64s, Float64s]:
+    """Divide rows into active ones, whose gap is below the threshold of their cluster, and frozen ones.
+
+    Of the frozen rows a sample stands for all: each with probability ``(threshold / gap)^2``, and with the inverse as
+    its factor, since the smaller its gap the sooner a row can change cluster.
+
+    Parameters
+    ----------
+    gap, labels : (n_rows,).
+    threshold : (n_clusters,).
+    u : (n_rows,) uniform random numbers; empty to sample none.
+
+    Returns
+    -------
+    factor : (n_rows,) float64, 1 for active rows, above 1 for those in the sample, 0 for the others.
+    smallest_gap : (n_clusters,) float64, of each cluster's frozen rows; infinity where it has none.
+    """
+    factor = np.empty(len(gap))
+    smallest_gap = np.full(len(threshold), np.inf)
+    _freeze(gap, labels, threshold, u, factor, smallest_gap)
+    return factor, smallest_gap
+
+
+@jit
+def _freeze(gap: Any, labels: Any, threshold: Any, u: Any, factor: Any, smallest_gap: Any) -> None:
+    for i in range(len(gap)):
+        limit = threshold[labels[i]]
+        factor[i] = 1.0
+        if gap[i] >= limit:
+            smallest_gap[labels[i]] = min(smallest_gap[labels[i]], gap[i])
+            chance = (limit / gap[i]) ** 2 if gap[i] > 0 else 0.0
+            factor[i] = 1.0 / chance if len(u) and u[i] < chance else 0.0
 
 
 class Moments(NamedTuple):
@@ -387,6 +430,11 @@ def random_words(seed: int, purpose: int, row_ids: Int64s) -> npt.NDArray[np.uin
     words = np.empty(len(row_ids), dtype=np.uint64)
     _philox(np.uint64(seed), np.uint64(purpose), read_only(row_ids), words)
     return words
+
+
+def uniform(words: npt.NDArray[np.uint64]) -> Float64s:
+    """Return the number in (0, 1) that each random word stands for."""
+    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 @jit

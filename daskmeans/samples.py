@@ -108,6 +108,23 @@ class Block:
             ids = ids * size + (place + begin)
         return ids
 
+    def take(self, factor: npt.NDArray[np.float64]) -> Block:
+        """Return the rows whose factor, (n_rows,), is positive, their weights times it, without their places."""
+        rows = np.flatnonzero(factor)
+        weight = factor[rows] if self.weight is None else factor[rows] * self.weight[rows]
+        return Block(self.index, self.region, self.grid, self.X[rows], weight, None)
+
+    @staticmethod
+    def concatenate(blocks: Sequence[Block]) -> Block:
+        """Return the rows of several blocks as one, no longer tied to their places in the grid."""
+        first = blocks[0]
+        if len(blocks) == 1:
+            return first
+        weight = None
+        if first.weight is not None:
+            weight = np.concatenate([block.weight for block in blocks if block.weight is not None])
+        return Block(first.index, first.region, first.grid, np.concatenate([b.X for b in blocks]), weight, None)
+
     def on_grid(self, values: npt.NDArray[Any], fill: Any) -> npt.NDArray[Any]:
         """Put one value a row back into the block's shape, `fill` where a cell was dropped."""
         if self.present is not None:

@@ -28,7 +28,7 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from distributed.system import MEMORY_LIMIT
 
-from daskmeans.samples import Block, Loader, Samples, Transform
+from daskmeans.samples import Block, Grid, Loader, Samples, Transform
 
 Key: TypeAlias = Any  # a string, or a tuple of a string and integers
 P = TypeVar("P")
@@ -52,6 +52,17 @@ class Step(Protocol[P, R]):
         """Turn the merged result into what the caller asked for, in the caller's process."""
 
 
+class KeepingStep(Step[P, R], Protocol[P, R]):
+    """A Step that also picks rows of each block to stay where they are, for scans of their own."""
+
+    @property
+    def n_kept(self) -> int:
+        """Number of sets of rows that are kept."""
+
+    def map_and_keep(self, block: Block) -> tuple[P, tuple[Block, ...]]:
+        """Return the partial result of one block, and its rows of each set."""
+
+
 @dataclass
 class Scanned(Generic[P]):
     """A partial result and what it took to compute it."""
@@ -59,6 +70,7 @@ class Scanned(Generic[P]):
     partial: P
     n_bytes: int
     peak_rss_bytes: int
+    kept: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ class Scanner:
     Attributes
     ----------
     samples : what is scanned.
-    kept_bytes : bytes of rows that may stay in memory from one pass to the next, over all workers.
+    kept_bytes : where all rows together take no more, over all workers, they are read once and kept.
     listener : hears of progress.
     history : a report for each pass so far.
     n_bytes : bytes of rows read and decoded so far.
@@ -137,11 +149,18 @@ class Scanner:
 
     def scan(self, step: Step[P, R], title: str = "scan") -> R:
         """Run `step` over all blocks: one pass."""
+        return self._scan(step, title, 0)[0]
+
+    def scan_and_keep(self, step: KeepingStep[P, R], title: str) -> tuple[R, list[Scanner]]:
+        """Run `step` over all blocks, one pass, and return beside its result a scanner of each set of rows kept."""
+        return self._scan(step, title, step.n_kept)
+
+    def _scan(self, step: Step[P, R], title: str, n_kept: int) -> tuple[R, list[Scanner]]:
         begin = time.perf_counter()
         n_blocks = self.samples.grid.n_blocks
         if self.listener is not None:
             self.listener.started(self.n_passes + 1, title, n_blocks)
-        total = self._run(step)
+        total, kept = self._run(step, n_kept)
         elapsed_s = time.perf_counter() - begin
         self.n_bytes += total.n_bytes
         self.peak_rss_bytes = max(self.peak_rss_bytes, total.peak_rss_bytes)
@@ -149,7 +168,7 @@ class Scanner:
         self.history.append(report)
         if self.listener is not None:
             self.listener.finished(report)
-        return step.finish(total.partial)
+        return step.finish(total.partial), kept
 
     def judge(self, inertia: float, center_shift: float | None) -> None:
         """Add to the report of the last pass what its caller made of it."""
@@ -168,92 +187,121 @@ class Scanner:
             }
             self._kept = _persist(name, graph, list(self._kept), list(self._kept.values()))
 
-    def _run(self, step: Step[P, Any]) -> Scanned[P]:
+    def _run(self, step: Step[P, Any], n_kept: int) -> tuple[Scanned[P], list[Scanner]]:
         """Compute the merged result of all blocks, where Dask would compute it."""
         token = uuid.uuid4().hex
         client = None if self.samples.in_memory else current_client()
         if client is not None:
             with _relayed(client, token, self.listener) as tick:
-                return self._compute(_Work(self.samples.loader, step, tick, True), token)
+                return self._compute(_Work(self.samples.loader, step, n_kept, tick, True), token)
         tick = _silent if self.listener is None else self.listener.advanced
-        work = _Work(self.samples.loader, step, tick, False)
+        work = _Work(self.samples.loader, step, n_kept, tick, False)
         with _blas().limit(limits=1, user_api="blas"):
             if not self.samples.in_memory:
                 return self._compute(work, token)
-            if self.samples.grid.n_blocks == 1:
-                return work.map((0,))
             with dask.config.set(scheduler="threads"):
                 return self._compute(work, token)
 
-    def _compute(self, work: _Work, token: str) -> Scanned[Any]:
+    def _compute(self, work: _Work, token: str) -> tuple[Scanned[Any], list[Scanner]]:
         """Build the graph of one pass and compute it."""
-        name = f"scan-{token}"
-        root, keep, graph = self._graph(work, token)
-        collections = [*self.samples.collections, *self._kept.values()]
-        layers = HighLevelGraph.from_collections(name, graph, dependencies=collections)
-        total = Delayed(root, layers, layer=name)
-        if keep:
-            blocks = [Delayed(key, layers, layer=name) for key in keep.values()]
-            total, *persisted = persist(total, *blocks)
-            self._kept = dict(zip(keep, persisted, strict=True))
-        result: Scanned[Any] = total.compute()
-        return result
+        if self.samples.in_memory and self.samples.grid.n_blocks == 1 and not (work.n_kept or self._kept):
+            return work.map((0,)), []
+        graph = _Graph(self, work, token)
+        layers = HighLevelGraph.from_collections(
+            token, graph.tasks, dependencies=[*self.samples.collections, *self._kept.values()]
+        )
+        wanted = [graph.root, *graph.new_blocks.values(), *(key for keys in graph.rows for key in keys)]
+        delayed = [Delayed(key, layers, layer=token) for key in wanted]
+        if len(delayed) > 1:
+            delayed = list(persist(*delayed))
+        total: Scanned[Any] = delayed[0].compute()
+        new = len(graph.new_blocks)
+        if new:
+            self._kept = dict(zip(graph.new_blocks, delayed[1 : 1 + new], strict=True))
+        n_tasks = len(graph.rows[0]) if graph.rows else 0
+        begins = range(1 + new, len(delayed), n_tasks) if n_tasks else []
+        return total, [self._scanner_of(delayed[begin : begin + n_tasks]) for begin in begins]
 
-    def _graph(self, work: _Work, token: str) -> tuple[Key, dict[int, Key], dict[Key, Task]]:
-        """Return the key of the result, the keys of the blocks to keep, and the tasks.
+    def _scanner_of(self, blocks: Sequence[Delayed]) -> Scanner:
+        """Return a scanner of rows that a pass has kept."""
+        grid = Grid((tuple(range(len(blocks) + 1)),))
+        samples = self.samples
+        loader = Loader(samples.loader.source, grid, "error", samples.loader.transform)
+        kept = Samples(loader, in_memory=samples.in_memory)
+        return Scanner(kept, _kept=dict(enumerate(blocks)))
 
-        The shape depends on the number of blocks alone: so the bits of the result do not depend on who computes it.
-        """
-        shared = TaskRef(f"work-{token}")
-        graph: dict[Key, Task] = {shared.key: Task(shared.key, work.itself)}
-        keep: dict[int, Key] = {}
-        if not self._kept:
-            for i in self._blocks_to_keep():
-                keep[i] = (f"block-{token}", i)
-                graph[keep[i]] = Task(keep[i], _load_task, shared, i, self._chunks(i))
-        kept = keep or {i: block.key for i, block in self._kept.items()}
+    @property
+    def reads_each_pass(self) -> bool:
+        """Whether the next pass has to read the data again."""
+        return not (self._kept or self.samples.in_memory or self._keeps_all())
 
+    def _keeps_all(self) -> bool:
+        """Whether this pass shall keep all blocks."""
+        nbytes = self.samples.nbytes
+        return not (self._kept or self.samples.in_memory or nbytes is None or nbytes > self.kept_bytes)
+
+
+class _Graph:
+    """The tasks of one pass.
+
+    Their shape depends on the number of blocks alone: so the bits of the result do not depend on who computes it.
+
+    Attributes
+    ----------
+    root : key of the merged result.
+    new_blocks : keys of the blocks that this pass reads and that stay.
+    rows : for each set of rows that the step keeps, the keys of its parts.
+    """
+
+    def __init__(self, scanner: Scanner, work: _Work, token: str) -> None:
+        self.samples, self.token = scanner.samples, token
+        self.work = TaskRef(f"work-{token}")
+        self.tasks: dict[Key, Task] = {self.work.key: Task(self.work.key, work.itself)}
         n_blocks = self.samples.grid.n_blocks
+        self.new_blocks: dict[int, Key] = {}
+        if scanner._keeps_all():
+            self.new_blocks = {
+                i: self._add(f"block-{token}", i, _load_task, self.work, i, self._chunks(i)) for i in range(n_blocks)
+            }
+        blocks = self.new_blocks or {i: block.key for i, block in scanner._kept.items()}
+        results = self._add_maps(n_blocks, blocks)
+        self.rows: list[list[Key]] = [
+            [self._add(f"rows-{m}-{token}", i, _rows_task, TaskRef(key), m) for i, key in enumerate(results)]
+            for m in range(work.n_kept)
+        ]
+        if work.n_kept:
+            results = [self._add(f"result-{token}", i, _result_task, TaskRef(key)) for i, key in enumerate(results)]
+        self.root = self._add_merges(results)
+
+    def _add(self, name: str, i: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Key:
+        key = (name, i)
+        self.tasks[key] = Task(key, function, *args, **kwargs)
+        return key
+
+    def _add_maps(self, n_blocks: int, blocks: dict[int, Key]) -> list[Key]:
+        """Add a task for each block, or for several where there are very many."""
         per_task = -(-n_blocks // MAX_TASKS)
         keys: list[Key] = []
         for begin in range(0, n_blocks, per_task):
-            blocks = tuple(range(begin, min(begin + per_task, n_blocks)))
-            given = List(*(TaskRef(kept[i]) if i in kept else self._chunks(i) for i in blocks))
-            key = (f"map-{token}", len(keys))
-            graph[key] = Task(key, _map_task, shared, blocks, given, fresh=bool(keep))
-            keys.append(key)
+            indices = tuple(range(begin, min(begin + per_task, n_blocks)))
+            given = List(*(TaskRef(blocks[i]) if i in blocks else self._chunks(i) for i in indices))
+            fresh = bool(self.new_blocks)
+            keys.append(self._add(f"map-{self.token}", len(keys), _map_task, self.work, indices, given, fresh=fresh))
+        return keys
+
+    def _add_merges(self, keys: list[Key]) -> Key:
+        """Add the reduction tree."""
         level = 0
         while len(keys) > 1:
-            above: list[Key] = []
-            for begin in range(0, len(keys), FAN_IN):
-                key = (f"merge-{level}-{token}", len(above))
-                parts = List(*map(TaskRef, keys[begin : begin + FAN_IN]))
-                graph[key] = Task(key, _merge_task, shared, parts)
-                above.append(key)
-            keys, level = above, level + 1
-        return keys[0], keep, graph
-
-    def _blocks_to_keep(self) -> list[int]:
-        """Return the blocks that stay in memory: all if they fit, else the first ones that do."""
-        samples = self.samples
-        if samples.in_memory or not self.kept_bytes or samples.nbytes is None:
-            return []
-        row_bytes = samples.n_features * samples.dtype.itemsize
-        kept, room = [], self.kept_bytes
-        for i in range(samples.grid.n_blocks):
-            cells = 1
-            for part in samples.grid.region(i):
-                cells *= part.stop - part.start
-            room -= cells * row_bytes
-            if room < 0:
-                break
-            kept.append(i)
-        return kept
+            groups = [List(*map(TaskRef, keys[begin : begin + FAN_IN])) for begin in range(0, len(keys), FAN_IN)]
+            name = f"merge-{level}-{self.token}"
+            keys = [self._add(name, i, _merge_task, self.work, group) for i, group in enumerate(groups)]
+            level += 1
+        return keys[0]
 
     def _chunks(self, i: int) -> Any:
         """Refer to the Dask chunks that block `i` is made of."""
-        collections = self.samples.collections
-        return List(*(TaskRef((c.name, i, *([0] * (c.ndim - 1)))) for c in collections))
+        return List(*(TaskRef((c.name, i, *([0] * (c.ndim - 1)))) for c in self.samples.collections))
 
 
 def current_client() -> distributed.Client | None:
@@ -346,7 +394,8 @@ class _Work:
     """All that the tasks of a pass share; sent to each worker once."""
 
     loader: Loader
-    step: Step[Any, Any]
+    step: Any
+    n_kept: int
     tick: Callable[[int, int], None]
     in_worker: bool
 
@@ -363,6 +412,7 @@ class _Work:
             _one_blas_thread()
         total: Any = None
         n_bytes = 0
+        kept: list[tuple[Block, ...]] = []
         for place, i in enumerate(blocks):
             block = () if given is None else given[place]
             read = 0
@@ -372,11 +422,16 @@ class _Work:
                 block = self.loader.transformed(block)
             elif fresh:
                 read = block.X.nbytes
-            partial = self.step.map(block)
+            if self.n_kept:
+                partial, rows = self.step.map_and_keep(block)
+                kept.append(rows)
+            else:
+                partial = self.step.map(block)
             total = partial if place == 0 else self.step.merge(total, partial)
             n_bytes += read
             self.tick(1, read)
-        return Scanned(total, n_bytes, peak_rss_bytes())
+        together = tuple(Block.concatenate(parts) for parts in zip(*kept, strict=True))
+        return Scanned(total, n_bytes, peak_rss_bytes(), together)
 
 
 def _map_task(work: _Work, blocks: tuple[int, ...], given: Sequence[Any], fresh: bool) -> Any:
@@ -385,6 +440,14 @@ def _map_task(work: _Work, blocks: tuple[int, ...], given: Sequence[Any], fresh:
 
 def _load_task(work: _Work, i: int, chunks: Sequence[Any]) -> Block:
     return work.loader.transformed(work.loader.load(i, chunks))
+
+
+def _rows_task(scanned: Scanned[Any], m: int) -> Block:
+    return scanned.kept[m]
+
+
+def _result_task(scanned: Scanned[Any]) -> Scanned[Any]:
+    return replace(scanned, kept=())
 
 
 def _merge_task(work: _Work, parts: list[Scanned[Any]]) -> Scanned[Any]:

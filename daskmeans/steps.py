@@ -23,7 +23,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 # Purposes of random words: the same seed gives independent words for each.
-FOR_SAMPLE, FOR_PARTITION, FOR_RECLUSTER, FOR_CANDIDATES = 1, 2**20, 2**21, 2**22
+FOR_SAMPLE, FOR_PARTITION, FOR_RECLUSTER, FOR_CANDIDATES, FOR_FROZEN = 1, 2**20, 2**21, 2**22, 2**23
 
 
 class RowSet(NamedTuple):
@@ -259,14 +259,14 @@ class Assign:
 
     def map(self, block: Block) -> Assigned:
         """Assign the rows of one block."""
-        found = kernels.assign(
-            block.X,
-            block.weight,
-            self.stack,
-            self.offset,
-            with_labels=self.sink is not None,
-            with_sq_dist=False,
-        )
+        return self.collect(block, self.run(block, with_labels=self.sink is not None))
+
+    def run(self, block: Block, **wanted: bool) -> kernels.Assignment:
+        """Run the kernel on one block."""
+        return kernels.assign(block.X, block.weight, self.stack, self.offset, **wanted)
+
+    def collect(self, block: Block, found: kernels.Assignment) -> Assigned:
+        """Return what is summed up over blocks, and hand the labels to the sink."""
         outputs = []
         if self.sink is not None:
             labels = block.on_grid(found.labels[self.sink_model], -1)
@@ -349,14 +349,8 @@ class Draw:
 
     def map(self, block: Block) -> Drawn:
         """Draw from one block."""
-        found = kernels.assign(
-            block.X,
-            block.weight,
-            Stack.of([self.candidates]),
-            self.offset,
-            with_labels=False,
-            with_sq_dist=True,
-        )
+        stack = Stack.of([self.candidates])
+        found = kernels.assign(block.X, block.weight, stack, self.offset, with_sq_dist=True)
         mass = found.sq_dist[0] if block.weight is None else found.sq_dist[0] * block.weight
         words = kernels.random_words(self.seed, self.purpose, block.row_ids())
         keys = exponential_keys(words, mass)
@@ -382,9 +376,8 @@ class Draw:
 
 def exponential_keys(words: npt.NDArray[np.uint64], mass: Float64s) -> Float64s:
     """Return -log(u) / mass for the uniform u of each word, (n_rows,); infinity where mass is 0."""
-    u = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     keys = np.full(len(mass), np.inf)
-    np.divide(-np.log(u), mass, out=keys, where=mass > 0)
+    np.divide(-np.log(kernels.uniform(words)), mass, out=keys, where=mass > 0)
     return keys
 
 

@@ -1,0 +1,108 @@
+"""Active rows and look-ahead: the same result as plain passes, from fewer of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dask
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daskmeans.active import Choice, largest_other
+from daskmeans.lloyd import PLAIN, Method, Model, Stop, lloyd, settle
+from daskmeans.samples import ArraySource, Grid, Loader, Samples
+from daskmeans.scan import Scanner
+
+
+@dataclass
+class Problem:
+    X: np.ndarray
+    weight: np.ndarray | None
+    centers: np.ndarray
+    bounds: tuple[int, ...]
+    tol: float
+    share: float
+
+    def solve(self, method: Method) -> tuple[Scanner, Model]:
+        samples = Samples(
+            Loader(ArraySource(self.X, self.weight), Grid((self.bounds,)), "error"),
+            n_samples=len(self.X),
+            in_memory=True,
+        )
+        scanner, model = Scanner(samples), Model(self.centers.copy())
+        offset = self.X.mean(axis=0)
+        with dask.config.set(scheduler="synchronous"):
+            lloyd(scanner, [model], Stop(500, self.tol * self.X.var(axis=0).mean()), offset, method)
+            return scanner, settle(scanner, [model], offset, None)[0]
+
+    def labels(self, centers: np.ndarray) -> np.ndarray:
+        return ((self.X[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+
+
+@st.composite
+def problems(draw, tols=(0.0, 1e-4)):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, d, k = draw(st.integers(20, 400)), draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    kind = draw(st.sampled_from(["noise", "blobs", "ties", "duplicates"]))
+    X = rng.normal(size=(n, d))
+    if kind == "blobs":
+        X += 8 * rng.normal(size=(k, d))[rng.integers(k, size=n)]
+    elif kind == "ties":
+        X = rng.integers(-3, 4, size=(n, d)).astype(float)
+    elif kind == "duplicates":
+        X = X[rng.integers(max(2, n // 10), size=n)]
+    weight = draw(st.sampled_from([None, "integers", "floats"]))
+    if weight is not None:
+        weight = rng.integers(0, 4, size=n).astype(float) if weight == "integers" else rng.random(n)
+        weight[0] = 1
+    centers = X[rng.integers(n, size=k)]  # repeated rows make empty clusters
+    cuts = np.sort(rng.choice(np.arange(1, n), draw(st.integers(0, 6)), replace=False))
+    bounds = (0, *(int(cut) for cut in cuts), n)
+    return Problem(X, weight, centers, bounds, draw(st.sampled_from(tols)), draw(st.sampled_from([0.05, 0.3])))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(problems())
+def test_exact_active_rows_follow_the_trajectory_of_plain_passes(problem):
+    _, plain = problem.solve(PLAIN)
+    _, active = problem.solve(Method(Choice(problem.X, problem.share, sampled=False)))
+    assert active.n_iter == plain.n_iter
+    assert active.total_inertia == pytest.approx(plain.total_inertia, rel=1e-9, abs=1e-9)
+    np.testing.assert_array_equal(problem.labels(active.centers), problem.labels(plain.centers))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(problems(tols=(0.0,)))
+def test_look_ahead_ends_in_a_fixed_point_of_plain_iteration(problem):
+    method = Method(Choice(problem.X, problem.share, sampled=True), look_ahead=True)
+    _, ahead = problem.solve(method)
+    assert ahead.converged
+    one_more = Problem(problem.X, problem.weight, ahead.centers, problem.bounds, 0.0, problem.share)
+    _, settled = one_more.solve(PLAIN)
+    np.testing.assert_array_equal(problem.labels(settled.centers), problem.labels(ahead.centers))
+    assert settled.total_inertia == pytest.approx(ahead.total_inertia, rel=1e-12, abs=1e-12)
+
+
+def test_both_take_fewer_passes_where_clusters_overlap():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(12, 4)) * 2
+    X = centers[rng.integers(12, size=20_000)] + rng.normal(size=(20_000, 4))
+    problem = Problem(X, None, X[:12], (0, 7_000, 20_000), 1e-4, 0.1)
+    passes = {}
+    for name, method in {
+        "plain": PLAIN,
+        "exact": Method(Choice(X, 0.1, sampled=False)),
+        "ahead": Method(Choice(X, 0.1, sampled=True), look_ahead=True),
+    }.items():
+        scanner, model = problem.solve(method)
+        passes[name] = scanner.n_passes
+        assert model.converged
+    assert passes["exact"] < passes["plain"]
+    assert passes["ahead"] <= passes["plain"] / 3
+
+
+def test_the_largest_other_shift_is_that_of_any_other_center():
+    np.testing.assert_array_equal(largest_other(np.array([3.0, 1.0, 2.0])), [2, 3, 3])
+    np.testing.assert_array_equal(largest_other(np.array([3.0])), [0])
