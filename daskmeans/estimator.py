@@ -7,6 +7,7 @@ import json
 import numbers
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,10 +31,12 @@ from daskmeans import kernels
 from daskmeans.errors import DataError, SplitFeaturesWarning
 from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, fit
 from daskmeans.kernels import Float64s, Stack
-from daskmeans.memory import Budget, format_bytes, parse_bytes
+from daskmeans.labelled import centers_dataset, label_samples, measure_samples, open_labelled
+from daskmeans.memory import DEFAULT_PART, Budget, format_bytes, parse_bytes
 from daskmeans.samples import Rows, Samples, row_dtype, samples_from_array, samples_from_chunks
 from daskmeans.scan import PassReport, Scanner, lazy_rows, memory_of_workers
 from daskmeans.steps import Assign, Gather
+from daskmeans.stores import OpenedStore
 
 FORMAT = "daskmeans model, version 1"
 
@@ -71,12 +74,13 @@ class KMeans(
         For "k-means||": rows drawn in each round, as a multiple of `n_clusters`.
     init_rounds : int or "auto"
         For "k-means||": number of rounds, each a pass over the data.
-    algorithm : {"auto", "lloyd"}
-        "lloyd" is plain Lloyd's trajectory.
+    algorithm : {"auto", "lloyd", "lookahead"}
+        "lloyd" is plain Lloyd's trajectory, from fewer passes; "lookahead" takes the fewest passes to a fixed point of
+        Lloyd's iteration, by another path; "auto" is "lloyd" where the rows are kept in memory, else "lookahead".
     memory_budget : int, str or None
-        Bytes for the rows, over all workers, as a number or as in ``"2GiB"``. Input that fits in half of it is read
-        once and kept; of larger input as many blocks as fit are kept and the others are read in each pass. None
-        takes a quarter of the memory of the workers.
+        Bytes for the rows, over all workers, as a number or as in ``"2GiB"``. Input that fits in 5/8 of it is read once
+        and kept; larger input is read in each pass, and the rows that can still change cluster are kept between
+        passes. None takes a quarter of the memory of the workers.
 
     Attributes
     ----------
@@ -89,6 +93,8 @@ class KMeans(
     n_passes_ : int, passes over the data, seeding and the final one included.
     converged_ : bool, whether the last update met `tol`.
     n_features_in_ : int
+    centers_ : for data with named dimensions, an xarray Dataset: the centers, by ``cluster`` and feature dimensions.
+    n_dropped_ : for data with named dimensions: samples that were dropped as missing; their label is -1.
 
     Examples
     --------
@@ -143,14 +149,20 @@ class KMeans(
         self.algorithm = algorithm
         self.memory_budget = memory_budget
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, sample_dims: Sequence[str] | None = None
+    ) -> Self:
         """Find the centers.
 
         Parameters
         ----------
-        X : (n_samples, n_features) NumPy, Dask or Zarr array, or anything that NumPy makes an array of.
+        X : (n_samples, n_features) NumPy, Dask or Zarr array, or anything that NumPy makes an array of; or what
+            `daskmeans.open_samples` returned, or an `xarray.DataArray` or `Dataset`. Then `labels_` is a DataArray
+            on the sample dimensions, lazy unless `X` is in memory.
         y : ignored.
-        sample_weight : (n_samples,) array, or None for 1.
+        sample_weight : (n_samples,) array, or None for 1. For xarray a DataArray, the name of a variable, or
+            ``"cos_latitude"``.
+        sample_dims : for xarray, the dimensions whose cells are the samples; all others make the features.
 
         Raises
         ------
@@ -159,11 +171,15 @@ class KMeans(
         """
         self._validate_params()
         budget = resolve_budget(self.memory_budget)
+        X, sample_weight = self._named(X, sample_dims, sample_weight, budget, reset=True)
         samples = self._samples(X, sample_weight, budget, reset=True)
         listener = _Printer() if self.verbose else None
         scanner = Scanner(samples, kept_bytes=budget.kept_bytes, listener=listener)
         fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)
         self._adopt(fitted, samples.dtype)
+        if isinstance(X, OpenedStore):
+            X.found["n_dropped"] = self.n_dropped_ = fitted.n_dropped
+            self.centers_ = centers_dataset(X, self.cluster_centers_)
         if fitted.outputs is not None:
             self.labels_ = np.concatenate(fitted.outputs)
         else:
@@ -183,7 +199,7 @@ class KMeans(
             )
             n_init = 1
         return FitOptions(
-            n_clusters=self.n_clusters,
+            n_clusters=(self.n_clusters,),
             init=self.init,
             n_init=n_init,
             max_iter=self.max_iter,
@@ -205,8 +221,34 @@ class KMeans(
         self.converged_ = fitted.converged
         self._n_features_out = len(self.cluster_centers_)
 
+    def _named(
+        self, X: Any, sample_dims: Sequence[str] | None, sample_weight: Any, budget: Budget, *, reset: bool
+    ) -> tuple[Any, Any]:
+        """Return data with named dimensions as opened samples, whose weights are its own; other data as it is."""
+        layout = (sample_dims, None) if reset else self._layout
+        opened = open_labelled(X, *layout, sample_weight)
+        if sample_dims is not None and (opened is None or opened is X):
+            raise DataError("sample_dims is for xarray objects; give it to open_samples for a store.")
+        if opened is None:
+            return X, sample_weight
+        names = np.array(opened.feature_names, dtype=object)
+        if reset:
+            self.n_features_in_, self.feature_names_in_ = len(names), names
+            self._layout = (opened.sample_dims, opened.feature_dims)
+        elif len(names) != self.n_features_in_:
+            raise DataError(f"X has {len(names)} features, but KMeans is expecting {self.n_features_in_} features.")
+        elif (expected := getattr(self, "feature_names_in_", names)).tolist() != names.tolist():
+            i = int(np.flatnonzero(expected != names)[0])
+            raise DataError(f"Feature {i} of X is {names[i]}, but it was {expected[i]} when KMeans was fitted.")
+        return opened.within(budget), None
+
+    # Sample and feature dimensions of the data with named dimensions that was fitted.
+    _layout: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None)
+
     def _samples(self, X: Any, sample_weight: Any, budget: Budget, *, reset: bool) -> Samples:
         """View `X`, whatever it is, as samples."""
+        if isinstance(X, OpenedStore):
+            return X.samples
         if isinstance(X, zarr.Array):
             self._check_columns(X.shape, X.dtype, reset=reset)
             from daskmeans.stores import samples_from_zarr
@@ -251,9 +293,13 @@ class KMeans(
     def predict(self, X: Any) -> Any:
         """Return the nearest center of each row, (n_samples,) int32.
 
-        NumPy for input in memory; for Dask and Zarr a lazy Dask array with the row chunks of `X`. One pass.
+        NumPy for input in memory; for Dask and Zarr a lazy Dask array with the row chunks of `X`; for data with named
+        dimensions a DataArray on its sample dimensions. One pass.
         """
         check_is_fitted(self)
+        X, _ = self._named(X, None, None, resolve_budget(self.memory_budget), reset=False)
+        if isinstance(X, OpenedStore):
+            return label_samples(X, self.cluster_centers_.astype(np.float64))
         nearest = functools.partial(_nearest, centers=self.cluster_centers_.astype(np.float64))
         if _is_lazy(X):
             self._check_columns(X.shape, X.dtype, reset=False)
@@ -264,6 +310,9 @@ class KMeans(
     def transform(self, X: Any) -> Any:
         """Return the distances to all centers, (n_samples, n_clusters), in the dtype of the rows; lazy as `predict`."""
         check_is_fitted(self)
+        X, _ = self._named(X, None, None, resolve_budget(self.memory_budget), reset=False)
+        if isinstance(X, OpenedStore):
+            return measure_samples(X, self.cluster_centers_)
         if _is_lazy(X):
             self._check_columns(X.shape, X.dtype, reset=False)
             measure = functools.partial(_distances, centers=self.cluster_centers_)
@@ -274,8 +323,13 @@ class KMeans(
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return minus the inertia of `X`, so that greater is better. One pass over the data."""
         check_is_fitted(self)
-        samples = self._samples(X, sample_weight, resolve_budget(self.memory_budget), reset=False)
-        return -float(Scanner(samples).scan(self._assign(None)).inertia.sum())
+        budget = resolve_budget(self.memory_budget)
+        X, sample_weight = self._named(X, None, sample_weight, budget, reset=False)
+        samples = self._samples(X, sample_weight, budget, reset=False)
+        inertia = float(Scanner(samples).scan(self._assign(None)).inertia.sum())
+        if not np.isfinite(inertia):
+            raise DataError("Input X contains NaN or infinity, or its weights do. Every value must be finite.")
+        return -inertia
 
     def _assign(self, sink: Gather | None) -> Assign:
         centers = self.cluster_centers_.astype(np.float64)
@@ -295,6 +349,7 @@ class KMeans(
             "params": params,
             **{name: getattr(self, name) for name in _SAVED_SCALARS},
             "feature_names_in_": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
+            "layout": self._layout,
         }
         with Path(path).open("wb") as file:
             np.savez(file, header=np.array(json.dumps(header, default=_plain)), **arrays)
@@ -316,15 +371,13 @@ def load(path: str | Path) -> KMeans:
     try:
         with Path(path).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
             header = json.loads(str(stored["header"]))
-            if header["format"] != FORMAT:
-                raise DataError(f"{path} holds {header['format']!r}; expected {FORMAT!r}.")
-            return _restored(header, {name: stored[name] for name in _SAVED_ARRAYS})
+            if header["format"] == FORMAT:
+                return _restored(header, {name: stored[name] for name in _SAVED_ARRAYS})
     except FileNotFoundError:
         raise DataError(f"No model at {path}.") from None
-    except DataError:
-        raise
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no model that KMeans.save wrote, or it is damaged: {error}") from error
+    raise DataError(f"{path} holds {header['format']!r}; expected {FORMAT!r}.")
 
 
 def _restored(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KMeans:
@@ -341,6 +394,7 @@ def _restored(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KM
         setattr(model, name, header[name])
     if header["feature_names_in_"]:
         model.feature_names_in_ = np.array(header["feature_names_in_"], dtype=object)
+    model._layout = tuple(header.get("layout", (None, None)))
     model._n_features_out = len(model.cluster_centers_)
     return model
 
@@ -348,7 +402,7 @@ def _restored(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KM
 def resolve_budget(memory_budget: int | str | None) -> Budget:
     """Return the budget: as given, else a quarter of the memory of the workers, or of this machine."""
     if memory_budget is None:
-        return Budget(memory_of_workers() // 4)
+        return Budget(memory_of_workers() // DEFAULT_PART)
     return Budget(parse_bytes(memory_budget))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,10 @@ from daskmeans import seeding
 from daskmeans.active import Choice
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
-from daskmeans.lloyd import Method, Model, Stop, advance, lloyd, settle
+from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle, settle_all
 from daskmeans.memory import ROW_OVERHEAD_BYTES, Budget
-from daskmeans.samples import Rows, Samples
-from daskmeans.scan import PassReport, Scanner
+from daskmeans.samples import Samples
+from daskmeans.scan import PassReport, Scanner, one_blas_thread
 from daskmeans.steps import (
     FOR_PARTITION,
     Assign,
@@ -30,6 +30,7 @@ from daskmeans.steps import (
     Survey,
     Surveyed,
 )
+from daskmeans.transforms import Standardize
 
 Init = str | npt.NDArray[Any] | Callable[..., npt.ArrayLike]
 INIT_NAMES = ("k-means||", "k-means++", "random", "random-partition")
@@ -39,6 +40,9 @@ SAMPLE_ROWS_PER_CLUSTER = 2048
 SAMPLE_MIN_ROWS = 2**16
 
 AUTO_ROUNDS = 2
+
+# Less than this share of the sample that was asked for does not do.
+ENOUGH_OF_SAMPLE = 0.25
 
 # More active rows than this share of all cost more arithmetic than they save.
 MOST_ACTIVE = 0.25
@@ -53,12 +57,14 @@ class FitOptions:
 
     Attributes
     ----------
+    n_clusters : one number for each model that is asked for.
+    n_init : starts of each of them; 1 where `init` is an array.
     init : a name, centers (n_clusters, n_features) in the input's units, or a callable
         ``init(X, n_clusters, random_state)`` that is given the uniform sample.
     seed : of all random numbers.
     """
 
-    n_clusters: int
+    n_clusters: tuple[int, ...]
     init: Init
     n_init: int
     max_iter: int
@@ -69,6 +75,11 @@ class FitOptions:
     algorithm: Literal["lloyd", "lookahead", "auto"]
     budget: Budget
     scale: Literal["none", "standard"] = "none"
+
+    @property
+    def each_model(self) -> tuple[int, ...]:
+        """Number of clusters of each start of each model."""
+        return tuple(k for k in self.n_clusters for _ in range(self.n_init))
 
 
 @dataclass(frozen=True)
@@ -106,40 +117,6 @@ class Fitted:
         return float(self.inertia_per_cluster.sum())
 
 
-@dataclass(frozen=True)
-class Standardize:
-    """Scale each feature to mean 0 and variance 1.
-
-    Attributes
-    ----------
-    mean, scale : (n_features,) float64.
-    """
-
-    mean: Float64s
-    scale: Float64s
-
-    @classmethod
-    def of(cls, moments: Moments) -> Standardize:
-        """Take mean and standard deviation; a constant feature is only shifted, as in scikit-learn."""
-        scale = np.sqrt(moments.variance)
-        rounding = 10 * np.finfo(np.float64).eps * np.abs(moments.mean)
-        return cls(moments.mean, np.where(scale <= rounding, 1.0, scale))
-
-    @property
-    def n_features_out(self) -> int:
-        """Number of features."""
-        return len(self.mean)
-
-    def apply(self, X: Rows) -> Rows:
-        """Return scaled rows."""
-        scaled: Rows = (X - self.mean.astype(X.dtype)) / self.scale.astype(X.dtype)
-        return scaled
-
-    def inverse(self, centers: Float64s) -> Float64s:
-        """Return centers in the units of the input."""
-        return centers * self.scale + self.mean
-
-
 def sample_size(samples: Samples, n_clusters: int, budget: Budget) -> int:
     """Return how many rows the uniform sample has: enough for the clusters, within the budget."""
     row_bytes = samples.n_features * samples.dtype.itemsize + ROW_OVERHEAD_BYTES
@@ -147,68 +124,79 @@ def sample_size(samples: Samples, n_clusters: int, budget: Budget) -> int:
     return min(max(SAMPLE_MIN_ROWS, SAMPLE_ROWS_PER_CLUSTER * n_clusters), affordable)
 
 
-def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None) -> Fitted:
-    """Fit one model; `n_init` starts share every pass.
+def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal: Journal | None = None) -> Fitted:
+    """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
     Passes over the data: one to survey, which is the first iteration too where `init` is an array and nothing is
-    scaled; `init_rounds` + 1 to seed by k-means||; one for each iteration; one for inertia and labels.
+    scaled; `init_rounds` + 1 to seed by k-means||; at most one for each iteration; at most one for inertia and labels.
     """
-    surveyed, found = _survey(scanner, options)
-    check_surveyed(surveyed, scanner.samples, options.n_clusters)
-    scaling = Standardize.of(surveyed.weighted) if options.scale == "standard" else None
-    if scaling is not None:
-        scanner.transform(scaling)
-    problem = Problem.of(surveyed, scaling, options, scanner.samples.dtype)
-    if isinstance(found, Assigned):
-        models = [Model(problem.rounded(np.asarray(options.init)))]
-        _advance_by_survey(scanner, models[0], found, problem)
-    else:
-        seeds = found if found is not None else problem.seed(scanner)
-        models = [Model(problem.rounded(centers)) for centers in seeds]
-    lloyd(scanner, models, problem.stop, problem.offset, problem.method(scanner))
+    problem, models = solve(scanner, options, journal)
     best, outputs = settle(scanner, models, problem.offset, sink)
-    assert best.inertia is not None
-    assert best.counts is not None
-    _warn(best, options)
-    return Fitted(
-        centers=best.centers if scaling is None else scaling.inverse(best.centers),
-        scaled_centers=best.centers,
-        counts=best.counts,
-        inertia_per_cluster=best.inertia,
-        n_iter=best.n_iter,
-        converged=best.converged,
-        n_rows=surveyed.n_rows,
-        n_dropped=surveyed.n_dropped,
-        moments=surveyed.weighted,
-        scaling=scaling,
-        history=scanner.history,
-        n_bytes=scanner.n_bytes,
-        outputs=outputs,
-    )
+    return problem.fitted(best, scanner, outputs)
 
 
-def _survey(scanner: Scanner, options: FitOptions) -> tuple[Surveyed, list[Float64s] | Assigned | None]:
+def fit_each(scanner: Scanner, options: FitOptions, journal: Journal | None = None) -> list[list[Fitted]]:
+    """Fit models of several numbers of clusters, which share every pass; for each number all starts, the best first.
+
+    Passes over the data: those of the slowest model.
+    """
+    problem, models = solve(scanner, options, journal)
+    settle_all(scanner, models, problem.offset)
+    models = sorted(models, key=lambda model: model.total_inertia)
+    return [
+        [problem.fitted(model, scanner, None) for model in models if len(model.centers) == k]
+        for k in options.n_clusters
+    ]
+
+
+class Journal(Protocol):
+    """Remembers how far an iteration has come, so that it can go on later, to the same bits."""
+
+    @property
+    def saved(self) -> State | None:
+        """Where to go on; None to begin."""
+
+    def save(self, state: State) -> None:
+        """Take note of the state after a pass."""
+
+
+def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tuple[Problem, list[Model]]:
+    """Survey, seed and iterate, all models in the same passes."""
+    state = None if journal is None else journal.saved
+    surveyed, found = _survey(scanner, options, resumes=state is not None)
+    check_surveyed(surveyed, scanner.samples, max(options.n_clusters))
+    problem = Problem.of(surveyed, options, scanner.samples.dtype)
+    scanner.samples = replace(scanner.samples, n_samples=surveyed.n_rows + surveyed.n_dropped)
+    if problem.scaling is not None:
+        scanner.transform(problem.scaling)
+    if state is None:
+        state = State(problem.start(scanner, found))
+    save = None if journal is None else journal.save
+    lloyd(scanner, state, problem.stop, problem.offset, problem.method(scanner), save)
+    return problem, state.models
+
+
+def _survey(
+    scanner: Scanner, options: FitOptions, *, resumes: bool
+) -> tuple[Surveyed, list[Float64s] | Assigned | None]:
     """Make the first pass; it carries what needs nothing but the rows: a random partition, a first iteration."""
-    samples, k = scanner.samples, options.n_clusters
-    survey = Survey(sample_size(samples, k, options.budget), options.seed, samples.n_samples)
-    if isinstance(options.init, str):
-        if options.init != "random-partition":
-            return scanner.scan(survey, "survey"), None
-        purposes = tuple(FOR_PARTITION + i for i in range(options.n_init))
-        partition = RandomPartition((k,) * options.n_init, purposes, options.seed)
+    samples, init = scanner.samples, options.init
+    survey = Survey(sample_size(samples, max(options.n_clusters), options.budget), options.seed, samples.n_samples)
+    if not isinstance(init, str) and not callable(init):
+        centers = check_centers(init, options.n_clusters[0], samples.n_features).astype(samples.dtype)
+        if options.scale == "none" and not resumes:
+            stack = Stack.of([centers.astype(np.float64)])
+            assign = Assign(stack, stack.centers.mean(axis=0))
+            return scanner.scan(Both(survey, assign), "survey and iteration")
+    elif init == "random-partition" and not resumes:
+        purposes = tuple(FOR_PARTITION + m for m in range(len(options.each_model)))
+        partition = RandomPartition(options.each_model, purposes, options.seed)
         return scanner.scan(Both(survey, partition), "survey")
-    if callable(options.init) or options.scale != "none":
-        return scanner.scan(survey, "survey"), None
-    centers = check_centers(options.init, k, samples.n_features).astype(samples.dtype)
-    stack = Stack.of([centers.astype(np.float64)])
-    assign = Assign(stack, stack.centers.mean(axis=0))
-    return scanner.scan(Both(survey, assign), "survey and iteration")
-
-
-def _advance_by_survey(scanner: Scanner, model: Model, found: Assigned, problem: Problem) -> None:
-    """Make the iteration that the first pass has carried."""
-    advance(model, found, problem.stop, problem.dtype)
-    scanner.judge(model.total_inertia, model.sq_shift)
+    surveyed = scanner.scan(survey, "survey")
+    if len(surveyed.sample.X) < min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE:
+        # Most cells were dropped or weigh nothing, so that too few passed the threshold: now their number is known.
+        surveyed = scanner.scan(replace(survey, n_samples=surveyed.n_eligible), "survey of few rows")
+    return surveyed, None
 
 
 @dataclass(frozen=True)
@@ -223,29 +211,24 @@ class Problem:
     """
 
     options: FitOptions
+    surveyed: Surveyed
     scaling: Standardize | None
     sample: RowSet
-    n_rows: int
     offset: Float64s
     stop: Stop
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(
-        cls,
-        surveyed: Surveyed,
-        scaling: Standardize | None,
-        options: FitOptions,
-        dtype: np.dtype[Any],
-    ) -> Problem:
+    def of(cls, surveyed: Surveyed, options: FitOptions, dtype: np.dtype[Any]) -> Problem:
         """State the problem."""
+        scaling = Standardize.of(surveyed.weighted) if options.scale == "standard" else None
         offset, variance, sample = surveyed.moments.mean, surveyed.moments.variance, surveyed.sample
         if scaling is not None:
             offset = (offset - scaling.mean) / scaling.scale
             variance = variance / scaling.scale**2
             sample = sample._replace(X=scaling.apply(sample.X))
         stop = Stop(options.max_iter, options.tol * float(variance.mean()))
-        return cls(options, scaling, sample, surveyed.n_rows, offset, stop, dtype)
+        return cls(options, surveyed, scaling, sample, offset, stop, dtype)
 
     def rounded(self, centers: npt.ArrayLike) -> Float64s:
         """Round centers to the dtype of the rows."""
@@ -255,13 +238,26 @@ class Problem:
         """Bring centers from the input's units to those that distances are measured in."""
         return centers if self.scaling is None else self.scaling.apply(centers).astype(np.float64)
 
-    def seed(self, scanner: Scanner) -> list[Float64s]:
+    def start(self, scanner: Scanner, found: list[Float64s] | Assigned | None) -> list[Model]:
+        """Return the models where they start, given what the first pass has `found` beside the survey."""
+        if isinstance(found, Assigned):
+            model = Model(self.rounded(np.asarray(self.options.init)))
+            advance(model, found, self.stop, self.dtype)
+            scanner.judge(model.total_inertia, model.sq_shift)
+            return [model]
+        if found is None:
+            with one_blas_thread():
+                seeds = self._seeds(scanner)
+        else:
+            seeds = [self.scaled(centers) for centers in found]
+        return [Model(self.rounded(centers)) for centers in seeds]
+
+    def _seeds(self, scanner: Scanner) -> list[Float64s]:
         """Return initial centers for each of the models."""
         options = self.options
         if not isinstance(options.init, str):
             return self._given_seeds()
-        n_clusters = (options.n_clusters,) * options.n_init
-        start = seeding.Start(n_clusters, self.sample, self.offset, options.seed)
+        start = seeding.Start(options.each_model, self.sample, self.offset, options.seed)
         if options.init == "random":
             return [tries[0] for tries in seeding.random_rows(start)]
         if options.init == "k-means++":
@@ -275,13 +271,13 @@ class Problem:
     def polishes(self) -> bool:
         """Whether iterating on the sample is cheap beside iterating on the data."""
         n_sample = len(self.sample.X)
-        products = n_sample * self.options.n_clusters * self.sample.X.shape[1]
-        return 2 * n_sample <= self.n_rows or products <= TINY_ITERATION
+        products = n_sample * max(self.options.n_clusters) * self.sample.X.shape[1]
+        return 2 * n_sample <= self.surveyed.n_rows or products <= TINY_ITERATION
 
     def method(self, scanner: Scanner) -> Method:
         """Return how to iterate: by active rows, within the budget, and ahead where each pass is a read."""
         row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
-        share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.n_rows * row_bytes))
+        share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes))
         every = -(-len(self.sample.X) // SAMPLE_MIN_ROWS)
         look_ahead = self.options.algorithm == "lookahead" or (
             self.options.algorithm == "auto" and scanner.reads_each_pass
@@ -290,15 +286,35 @@ class Problem:
 
     def _given_seeds(self) -> list[Float64s]:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""
-        init, k = self.options.init, self.options.n_clusters
-        n_features = self.sample.X.shape[1]
+        init, n_features = self.options.init, self.sample.X.shape[1]
         if not callable(init):
-            return [self.scaled(check_centers(init, k, n_features))]
+            return [self.scaled(check_centers(init, self.options.n_clusters[0], n_features))]
         random_state = np.random.RandomState(self.options.seed % 2**32)
         return [
             check_centers(init(self.sample.X, k, random_state=random_state), k, n_features)
-            for _ in range(self.options.n_init)
+            for k in self.options.each_model
         ]
+
+    def fitted(self, model: Model, scanner: Scanner, outputs: list[Any] | None) -> Fitted:
+        """Return what is told of a settled model."""
+        assert model.inertia is not None
+        assert model.counts is not None
+        _warn_of_duplicates(model)
+        return Fitted(
+            centers=model.centers if self.scaling is None else self.scaling.inverse(model.centers),
+            scaled_centers=model.centers,
+            counts=model.counts,
+            inertia_per_cluster=model.inertia,
+            n_iter=model.n_iter,
+            converged=bool(model.converged),
+            n_rows=self.surveyed.n_rows,
+            n_dropped=self.surveyed.n_dropped,
+            moments=self.surveyed.weighted,
+            scaling=self.scaling,
+            history=scanner.history,
+            n_bytes=scanner.n_bytes,
+            outputs=outputs,
+        )
 
 
 def check_centers(centers: Any, n_clusters: int, n_features: int) -> Float64s:
@@ -338,13 +354,13 @@ def check_surveyed(surveyed: Surveyed, samples: Samples, n_clusters: int) -> Non
         raise DataError("All weights are 0. At least one row must have a positive weight.")
 
 
-def _warn(model: Model, options: FitOptions) -> None:
+def _warn_of_duplicates(model: Model) -> None:
     assert model.counts is not None
-    n_distinct = int((model.counts > 0).sum())
-    if n_distinct < options.n_clusters:
+    n_clusters, n_distinct = len(model.counts), int((model.counts > 0).sum())
+    if n_distinct < n_clusters:
         warnings.warn(
-            f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({options.n_clusters}). "
+            f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({n_clusters}). "
             f"Possibly due to duplicate points in X.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -5,7 +5,7 @@ Must not know where blocks come from or how a pass is run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,15 +97,36 @@ class Model:
         return 0.0 if self.shift is None else float((self.shift**2).sum())
 
 
-def lloyd(scanner: Scanner, models: Sequence[Model], stop: Stop, offset: Float64s, method: Method = PLAIN) -> None:
-    """Iterate until all `models` have converged; each pass serves all that have not. Changes `models`.
+@dataclass
+class State:
+    """How far an iteration has come: all that must be known to go on.
+
+    Attributes
+    ----------
+    n_passes : passes of the iteration so far.
+    """
+
+    models: list[Model]
+    n_passes: int = 0
+
+
+def lloyd(
+    scanner: Scanner,
+    state: State,
+    stop: Stop,
+    offset: Float64s,
+    method: Method = PLAIN,
+    save: Callable[[State], None] | None = None,
+) -> None:
+    """Iterate until all models have converged; each pass serves all that have not. Changes `state`.
 
     Passes over the data: at most one for each iteration of the slowest model.
     """
     dtype = scanner.samples.dtype
-    while moving := [m for m in models if not m.converged and m.n_iter < stop.max_iter]:
+    while moving := [m for m in state.models if not m.converged and m.n_iter < stop.max_iter]:
         stack = Stack.of([model.centers for model in moving])
-        found, active = _full_pass(scanner, moving, stack, offset, method)
+        found, active = _full_pass(scanner, moving, stack, offset, method, FOR_FROZEN + state.n_passes)
+        state.n_passes += 1
         for model, part, rows in zip(moving, found, active, strict=True):
             if model.retreat is not None and part.inertia.sum() >= model.inertia_to_better:
                 model.centers, model.retreat = model.retreat, None
@@ -118,18 +139,19 @@ def lloyd(scanner: Scanner, models: Sequence[Model], stop: Stop, offset: Float64
                 iterate_on(rows, model, stop, method, dtype)
         ahead = min(range(len(moving)), key=lambda m: found[m].inertia.sum())
         scanner.judge(float(found[ahead].inertia.sum()), moving[ahead].sq_shift)
+        if save is not None:
+            save(state)
 
 
 def _full_pass(
-    scanner: Scanner, models: Sequence[Model], stack: Stack, offset: Float64s, method: Method
+    scanner: Scanner, models: Sequence[Model], stack: Stack, offset: Float64s, method: Method, purpose: int
 ) -> tuple[list[Assigned], Sequence[ActiveRows | None]]:
-    """Assign all rows, and keep the active ones of each model."""
+    """Assign all rows, and keep the active ones of each model; `purpose` is that of the random words."""
     assign = Assign(stack, offset)
     if method.choice is None:
         return split(scanner.scan(assign, "iteration"), stack), [None] * len(models)
     thresholds = method.choice.thresholds(stack, offset, [model.shift for model in models])
-    purpose = FOR_FROZEN + scanner.n_passes if method.choice.sampled else None
-    step = AssignAndKeep(assign, thresholds, method.seed, purpose)
+    step = AssignAndKeep(assign, thresholds, method.seed, purpose if method.choice.sampled else None)
     frozen, kept = scanner.scan_and_keep(step, "iteration")
     found = split(frozen.assigned, stack)
     active = [
@@ -227,26 +249,33 @@ def settle(
 ) -> tuple[Model, list[Any] | None]:
     """Make inertia and counts those of the final centers, and return the best model and what the sink returned.
 
-    Passes over the data: none where all models are settled and no labels are asked for; else one, and a
-    second one where labels of another model than the one that was ahead are needed.
+    Passes over the data: none where all models are settled and no labels are asked for; else one, and a second one
+    where labels of another model than the one that was ahead are needed.
     """
-    ahead = min(range(len(models)), key=lambda m: models[m].total_inertia if models[m].n_iter else 0.0)
-    if sink is None and all(model.settled for model in models):
-        return models[ahead], None
-    outputs: list[Any] | None = _assign_all(scanner, models, offset, sink, ahead)
+    if sink is None:
+        settle_all(scanner, models, offset)
+        return min(models, key=lambda model: model.total_inertia), None
+    ahead = min(range(len(models)), key=lambda m: models[m].total_inertia)
+    outputs = _assign_all(scanner, models, offset, sink, ahead)
     best = min(range(len(models)), key=lambda m: models[m].total_inertia)
-    if sink is not None and best != ahead:
+    if best != ahead:
         outputs = _assign_all(scanner, models[best : best + 1], offset, sink, 0)
-    return models[best], None if sink is None else outputs
+    return models[best], outputs
+
+
+def settle_all(scanner: Scanner, models: Sequence[Model], offset: Float64s) -> None:
+    """Make inertia and counts those of the final centers. At most one pass over the data."""
+    moved = [model for model in models if not model.settled]
+    if moved:
+        _assign_all(scanner, moved, offset, None, 0)
 
 
 def _assign_all(
     scanner: Scanner, models: Sequence[Model], offset: Float64s, sink: Sink | None, sink_model: int
 ) -> list[Any]:
     stack = Stack.of([model.centers for model in models])
-    title = "inertia" if sink is None else "labels"
-    found = scanner.scan(Assign(stack, offset, sink, sink_model), title)
+    found = scanner.scan(Assign(stack, offset, sink, sink_model), "inertia" if sink is None else "labels")
     for model, part in zip(models, split(found, stack), strict=True):
-        model.inertia, model.counts = part.inertia, part.counts
+        model.inertia, model.counts, model.settled = part.inertia, part.counts, True
     scanner.judge(min(model.total_inertia for model in models), None)
     return found.outputs

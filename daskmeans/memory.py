@@ -50,6 +50,10 @@ def format_bytes(n_bytes: float) -> str:
     return f"{n_bytes:.0f} B"
 
 
+# What a fit takes of the memory of all workers where no budget is given: this part of it.
+DEFAULT_PART = 4
+
+
 @dataclass(frozen=True)
 class Budget:
     """How one memory budget, for the rows of all workers together, is shared out.
@@ -74,7 +78,7 @@ class Budget:
     @property
     def kept_bytes(self) -> int:
         """Blocks, or active rows, that stay in memory from one pass to the next."""
-        return self.total_bytes // 2
+        return self.total_bytes * 5 // 8
 
 
 # Beside its features a row costs, while its block is worked on, a label, a distance, an id, a mask.

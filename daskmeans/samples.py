@@ -250,6 +250,11 @@ class Samples:
             return None
         return self.n_samples * self.loader.source.n_features * self.dtype.itemsize
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the rows of the largest block, decoded."""
+        return int(self.grid.largest_block) * self.loader.source.n_features * self.dtype.itemsize
+
     def with_transform(self, transform: Transform) -> Samples:
         """Return the same samples, seen through `transform`."""
         loader = Loader(self.loader.source, self.grid, self.loader.missing, transform)
@@ -259,7 +264,7 @@ class Samples:
         n_samples = "unknown" if self.n_samples is None else f"{self.n_samples:,}"
         return (
             f"Samples(n_samples={n_samples}, n_features={self.n_features}, dtype={self.dtype}, "
-            f"blocks={self.grid.n_blocks})"
+            f"blocks={self.grid.n_blocks}, block_bytes={self.block_bytes:,})"
         )
 
 
@@ -329,7 +334,7 @@ class ChunkSource:
         if X.shape != expected:
             raise DataError(f"{self.describe(region)} of X were computed with shape {X.shape}; expected {expected}.")
         if isinstance(X, np.ma.MaskedArray):
-            X = X.astype(self.dtype).filled(np.nan)
+            X = np.ma.filled(X.astype(self.dtype), np.nan)
         if not weights:
             return X, None
         weight = np.asarray(weights[0], dtype=np.float64)

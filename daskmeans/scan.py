@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -196,7 +196,7 @@ class Scanner:
                 return self._compute(_Work(self.samples.loader, step, n_kept, tick, True), token)
         tick = _silent if self.listener is None else self.listener.advanced
         work = _Work(self.samples.loader, step, n_kept, tick, False)
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             if not self.samples.in_memory:
                 return self._compute(work, token)
             with dask.config.set(scheduler="threads"):
@@ -350,10 +350,16 @@ def _blas() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Give BLAS one thread in this process: parallelism is Dask's, and sums have the same bits on any machine."""
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limit
+
+
 @functools.cache
-def _one_blas_thread() -> object:
-    """Give BLAS one thread in this process, a worker of Dask's, for good: parallelism is Dask's."""
-    return _blas().limit(limits=1, user_api="blas")
+def _one_blas_thread_for_good() -> object:
+    """Give BLAS one thread in this process, a worker of Dask's."""
+    return one_blas_thread()
 
 
 def _silent(n_blocks: int, n_bytes: int) -> None:
@@ -409,7 +415,7 @@ class _Work:
         blocks were read in this pass.
         """
         if self.in_worker:
-            _one_blas_thread()
+            _one_blas_thread_for_good()
         total: Any = None
         n_bytes = 0
         kept: list[tuple[Block, ...]] = []

@@ -6,14 +6,14 @@ What is done on the sample is done in this process, on the same kernels, and cos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from daskmeans.kernels import Float64s, Int64s, Stack
-from daskmeans.lloyd import Model, Stop, lloyd
+from daskmeans.lloyd import Model, State, Stop, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet
@@ -57,14 +57,13 @@ class Start:
 
 
 def random_rows(start: Start) -> list[Seeds]:
-    """Take distinct rows of the sample, each row with equal probability. No pass over the data."""
+    """Take distinct rows of the sample, with probability proportional to weight. No pass over the data."""
     first = np.sort(np.unique(start.sample.X, axis=0, return_index=True)[1])
-    distinct = start.sample.X[first]
+    distinct, weight = start.sample.X[first], start.sample.weight[first]
     seeds = []
     for m, k in enumerate(start.n_clusters):
-        generator = start.generator(FOR_RECLUSTER + m)
-        order = generator.permutation(len(distinct))
-        rows = np.resize(order, k) if len(order) < k else order[:k]
+        keys = start.generator(FOR_RECLUSTER + m).exponential(size=len(first)) / weight
+        rows = np.resize(np.argsort(keys, kind="stable"), k)
         seeds.append([distinct[rows].astype(np.float64)])
     return seeds
 
@@ -95,15 +94,16 @@ def plus_plus(X: Rows, weight: Float64s, k: int, generator: np.random.Generator)
     -------
     (k,) places in `X`. They repeat only where there are fewer than `k` distinct rows.
     """
-    X = X - np.average(X, axis=0, weights=weight).astype(X.dtype)  # else |x|^2 - 2 x.c + |c|^2 cancels
+    points: Float64s = X.astype(np.float64)
+    points -= np.average(points, axis=0, weights=weight)  # else |x|^2 - 2 x.c + |c|^2 cancels
     n_tries = 2 + int(np.log(k))
-    sq_norm = np.einsum("ij,ij->i", X, X)
+    sq_norm = np.einsum("ij,ij->i", points, points)
     chosen: Int64s = weighted_choice(weight, 1, generator)
-    closest = _sq_dist(X, sq_norm, chosen)[0]
+    closest = _sq_dist(points, sq_norm, chosen)[0]
     while len(chosen) < k:
         mass = closest * weight
         tries = weighted_choice(mass if mass.any() else weight, n_tries, generator)
-        candidates = np.minimum(_sq_dist(X, sq_norm, tries), closest)
+        candidates = np.minimum(_sq_dist(points, sq_norm, tries), closest)
         best = int(np.argmin(candidates @ weight))
         chosen = np.append(chosen, tries[best])
         closest = candidates[best]
@@ -119,10 +119,9 @@ def weighted_choice(mass: Float64s, n: int, generator: np.random.Generator) -> I
     return chosen
 
 
-def _sq_dist(X: Rows, sq_norm: Rows, rows: Int64s) -> Float64s:
+def _sq_dist(X: Float64s, sq_norm: Float64s, rows: Int64s) -> Float64s:
     """Return the squared distances from some rows to all, (len(rows), n_rows)."""
-    dist = sq_norm[rows, None] - 2 * (X[rows] @ X.T) + sq_norm
-    return np.maximum(dist, 0).astype(np.float64)
+    return np.maximum(sq_norm[rows, None] - 2 * (X[rows] @ X.T) + sq_norm, 0)
 
 
 def scalable(scanner: Scanner, start: Start, *, oversampling_factor: float, rounds: int) -> list[Seeds]:
@@ -139,6 +138,9 @@ def scalable(scanner: Scanner, start: Start, *, oversampling_factor: float, roun
         drawn = scanner.scan(step, f"k-means|| {number}/{rounds}")
         scanner.judge(drawn.cost, None)
         candidates = np.concatenate([candidates, drawn.rows.X])
+    if len(candidates) < max(start.n_clusters):
+        (fill,) = random_rows(replace(start, n_clusters=(max(start.n_clusters),)))
+        candidates = np.concatenate([candidates, fill[0].astype(candidates.dtype)])
     weigh = Assign(Stack.of([candidates.astype(np.float64)]), start.offset)
     found = scanner.scan(weigh, "k-means|| weights")
     scanner.judge(float(found.inertia.sum()), None)
@@ -176,5 +178,5 @@ def in_memory(X: Rows, weight: Float64s, seeds: Sequence[npt.NDArray[np.floating
     models = [Model(centers.astype(np.float64)) for centers in seeds]
     unit = bool((weight == 1).all())
     rows = samples_from_array(np.ascontiguousarray(X), None if unit else weight)
-    lloyd(Scanner(rows), models, stop, X.mean(axis=0, dtype=np.float64))
+    lloyd(Scanner(rows), State(models), stop, X.mean(axis=0, dtype=np.float64))
     return models

@@ -87,14 +87,16 @@ class Surveyed(NamedTuple):
     ----------
     n_rows : rows, without those that were dropped.
     n_dropped : cells that were dropped as missing.
+    n_eligible : rows that the sample is drawn from: those of positive weight.
     n_non_finite, first_non_finite : rows with a NaN or an infinity, and the id of the first; -1 if none.
     n_bad_weights, first_bad_weight : rows whose weight is negative, NaN or infinite, and the id of the first.
     moments, weighted : moments of the rows, unweighted and weighted.
-    sample : uniform sample, ordered by row id.
+    sample : uniform sample of the rows of positive weight, ordered by row id.
     """
 
     n_rows: int
     n_dropped: int
+    n_eligible: int
     n_non_finite: int
     first_non_finite: int
     n_bad_weights: int
@@ -110,8 +112,8 @@ class Survey:
 
     Attributes
     ----------
-    n_samples : number of cells, or None if unknown; it saves memory, since rows that cannot be in the sample are
-        dropped at once.
+    n_samples : number of rows to draw from, at most, or None if unknown; it saves memory, since rows that cannot be in
+        the sample are dropped at once.
     """
 
     sample_size: int
@@ -125,10 +127,12 @@ class Survey:
         bad_weights = np.empty(0, dtype=np.int64)
         if block.weight is not None:
             bad_weights = np.flatnonzero(~(np.isfinite(block.weight) & (block.weight >= 0)))
+        eligible = np.ones(block.n_rows, dtype=np.bool_) if block.weight is None else block.weight > 0
         plain = kernels.moments(block.X, None)
         counted = Surveyed(
             n_rows=block.n_rows,
             n_dropped=0 if block.present is None else len(block.present) - block.n_rows,
+            n_eligible=int(eligible.sum()),
             n_non_finite=n_bad,
             first_non_finite=int(row_ids[first_bad]) if n_bad else -1,
             n_bad_weights=len(bad_weights),
@@ -138,9 +142,9 @@ class Survey:
             sample=RowSet.of(block, np.empty(0, dtype=np.int64)),
         )
         words = kernels.random_words(self.seed, FOR_SAMPLE, row_ids)
-        chosen = np.flatnonzero(words <= self._threshold())
+        chosen = np.flatnonzero((words <= self._threshold()) & eligible)
         if len(chosen) > self.sample_size:
-            chosen = np.sort(np.argpartition(words, self.sample_size)[: self.sample_size])
+            chosen = np.sort(chosen[np.argpartition(words[chosen], self.sample_size)[: self.sample_size]])
         return counted, [RowSet.of(block, chosen)], [words[chosen]]
 
     def _threshold(self) -> np.uint64:
@@ -157,6 +161,7 @@ class Survey:
         counted = Surveyed(
             n_rows=a.n_rows + b.n_rows,
             n_dropped=a.n_dropped + b.n_dropped,
+            n_eligible=a.n_eligible + b.n_eligible,
             n_non_finite=a.n_non_finite + b.n_non_finite,
             first_non_finite=a.first_non_finite if a.n_non_finite else b.first_non_finite,
             n_bad_weights=a.n_bad_weights + b.n_bad_weights,

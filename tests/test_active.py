@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskmeans.active import Choice, largest_other
-from daskmeans.lloyd import PLAIN, Method, Model, Stop, lloyd, settle
+from daskmeans.lloyd import PLAIN, Method, Model, State, Stop, lloyd, settle
 from daskmeans.samples import ArraySource, Grid, Loader, Samples
 from daskmeans.scan import Scanner
 
@@ -34,7 +34,7 @@ class Problem:
         scanner, model = Scanner(samples), Model(self.centers.copy())
         offset = self.X.mean(axis=0)
         with dask.config.set(scheduler="synchronous"):
-            lloyd(scanner, [model], Stop(500, self.tol * self.X.var(axis=0).mean()), offset, method)
+            lloyd(scanner, State([model]), Stop(500, self.tol * self.X.var(axis=0).mean()), offset, method)
             return scanner, settle(scanner, [model], offset, None)[0]
 
     def labels(self, centers: np.ndarray) -> np.ndarray:

@@ -19,9 +19,9 @@ LAYERS = [
     {"seeding"},
     {"lloyd"},
     {"active"},
-    {"steps"},
+    {"steps", "labelled"},
     {"scan"},
-    {"stores"},
+    {"stores", "transforms"},
     {"resolve"},
     {"blocking"},
     {"gridded", "handles", "kernels"},
@@ -86,7 +86,7 @@ def test_only_kernels_compile():
 
 
 def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
-    assert importers("zarr", "xarray") <= {"stores", "resolve", "gridded", "handles", "blocking", "job", "estimator"}
+    assert importers("zarr", "xarray") <= {"stores", "resolve", "gridded", "handles", "blocking", "labelled", "job", "estimator"}
 
 
 @pytest.mark.parametrize("name", ["kernels", "samples", "memory", "errors", "steps", "lloyd", "seeding"])

@@ -135,7 +135,6 @@ def test_seeds_do_not_depend_on_the_threads_of_blas():
     np.testing.assert_array_equal(*chosen)
 
 
-@pytest.mark.xfail(reason="the sample is drawn without regard to weights, and may have none", strict=True)
 @pytest.mark.parametrize("init", ["k-means||", "k-means++"])
 def test_seeding_works_where_few_rows_have_weight(init):
     X = np.random.default_rng(0).normal(size=(100_000, 1))

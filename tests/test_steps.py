@@ -110,10 +110,11 @@ def test_merge_leaves_what_it_merges_as_it_was(name):
     assert_same((left, right), before)
 
 
-def test_the_sample_is_the_rows_with_the_smallest_random_words():
-    X, _ = data()
+def test_the_sample_is_the_rows_of_positive_weight_with_the_smallest_random_words():
+    X, weight = data()
     words = np.random.Philox(key=[3, 1]).random_raw(N)
-    expected = np.sort(np.argsort(words)[:20])
+    order = np.argsort(words)
+    expected = np.sort(order[weight[order] > 0][:20])
     for n_samples in (N, None):
         for chunks in (N, 11, 1):
             sample = scanned(Survey(20, 3, n_samples), chunks).sample
@@ -121,9 +122,11 @@ def test_the_sample_is_the_rows_with_the_smallest_random_words():
             np.testing.assert_array_equal(sample.X, X[expected])
 
 
-def test_the_sample_is_all_rows_where_it_is_large():
-    sample = scanned(Survey(1000, 3, N), 20).sample
-    assert sample.row_ids.tolist() == list(range(N))
+def test_the_sample_is_all_rows_of_positive_weight_where_it_is_large():
+    surveyed = scanned(Survey(1000, 3, N), 20)
+    _, weight = data()
+    assert surveyed.sample.row_ids.tolist() == np.flatnonzero(weight > 0).tolist()
+    assert surveyed.n_eligible == (weight > 0).sum()
 
 
 def test_survey_by_hand():

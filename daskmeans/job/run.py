@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daskmeans.errors import ConfigError, DataError
-from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, Standardize, check_surveyed, fit
+from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, check_surveyed, fit
 from daskmeans.job import results
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
 from daskmeans.job.config import InputConfig, JobConfig
@@ -24,15 +24,13 @@ from daskmeans.job.progress import PassLines
 from daskmeans.job.staging import check_free, staged
 from daskmeans.job.versions import versions
 from daskmeans.kernels import Stack
-from daskmeans.memory import Budget, Plan, format_bytes
+from daskmeans.memory import DEFAULT_PART, Budget, Plan, format_bytes
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign, Both, Survey
 from daskmeans.stores import OpenedStore, open_samples
+from daskmeans.transforms import Standardize
 
 OUTPUT_KEY = "output.path"
-
-# What a fit takes of the memory of the workers where no budget is given; the same share as `KMeans` takes.
-BUDGET_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _prepare(config: JobConfig) -> Job:
 def _budget(config: JobConfig, workers: Workers) -> Budget:
     """Return the budget as given, else a share of the workers' memory."""
     given = config.model.memory_budget
-    return Budget(given or workers.total_memory_bytes // BUDGET_SHARE)
+    return Budget(given or workers.total_memory_bytes // DEFAULT_PART)
 
 
 def _open(config: InputConfig, budget: Budget) -> OpenedStore:
@@ -196,7 +194,7 @@ def _options(job: Job) -> FitOptions:
     """Return what to fit; the words of the configuration are those of the engine."""
     model = job.config.model
     return FitOptions(
-        n_clusters=model.n_clusters,
+        n_clusters=(model.n_clusters,),
         init=model.init if isinstance(model.init, str) else np.array(model.init),
         n_init=model.n_init if isinstance(model.init, str) else 1,
         max_iter=model.max_iter,
