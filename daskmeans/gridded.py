@@ -64,6 +64,9 @@ class NamedWeight:
     name: str
     cosine: bool
 
+    def __str__(self) -> str:
+        return f"cosine of {self.name}" if self.cosine else self.name
+
     def read(self, dataset: xr.Dataset, ranges: Ranges, sample_dims: Sequence[str]) -> npt.NDArray[np.float64]:
         """Read the region's part; repeat it along the sample dimensions that it lacks."""
         part = read_variable(dataset.variables[self.name], ranges)
@@ -83,6 +86,9 @@ class GivenWeight:
     """Weights in memory, (n_samples,), of a store with one sample dimension."""
 
     values: npt.NDArray[np.float64]
+
+    def __str__(self) -> str:
+        return "given"
 
     def read(
         self,

@@ -5,8 +5,9 @@ Checks every name before anything is read. Must not know what is computed on the
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from daskmeans.gridded import (
     length,
 )
 from daskmeans.handles import open_handle
-from daskmeans.memory import MIB
+from daskmeans.memory import MIB, format_bytes
 from daskmeans.resolve import (
     keep_named_dims,
     resolve_dims,
@@ -64,7 +65,9 @@ class OpenedStore:
     label_chunks : chunk lengths to write labels with: the stored ones along each sample dimension,
         unless that would make very many.
     fields : which columns each variable fills.
+    feature_dims : dimensions of the features.
     feature_coords : coordinates of the feature dimensions, where they have any.
+    found : what a pass over the samples has found out, such as ``n_dropped``.
     """
 
     label: str
@@ -73,7 +76,22 @@ class OpenedStore:
     coords: Mapping[str, xr.DataArray]
     label_chunks: tuple[int, ...]
     fields: tuple[Field, ...]
+    feature_dims: tuple[str, ...]
     feature_coords: Mapping[str, xr.DataArray]
+    found: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
+
+    @property
+    def source(self) -> GriddedSource:
+        """What reads the rows."""
+        source = self.samples.loader.source
+        assert isinstance(source, GriddedSource)
+        return source
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all variables are arrays in memory."""
+        dataset = self.source.handle.dataset()
+        return all(dataset.variables[field.name]._in_memory for field in self.fields)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,6 +123,31 @@ class OpenedStore:
             for field in self.fields
         }
         return xr.Dataset(arrays, coords=self.feature_coords)
+
+    def within(self, budget: Budget) -> OpenedStore:
+        """Return the same samples in blocks that fit `budget`. Reads nothing.
+
+        Raises
+        ------
+        ConfigError : the budget is too small for one chunk of rows.
+        """
+        grid, label_chunks = plan_grid(self.source, budget)
+        samples = replace(self.samples, loader=replace(self.samples.loader, grid=grid))
+        return replace(self, samples=samples, label_chunks=label_chunks)
+
+    def __repr__(self) -> str:
+        samples, weight = self.samples, self.source.weight
+        dims = ", ".join(f"{dim}: {size}" for dim, size in zip(self.sample_dims, self.shape, strict=True))
+        dropped = f"{self.found['n_dropped']:,}" if "n_dropped" in self.found else "not counted yet"
+        lines = {
+            "n_samples": f"{self.samples.n_samples:,} ({dims})",
+            "n_features": f"{samples.n_features:,} ({', '.join(field.name for field in self.fields)})",
+            "dtype": str(samples.dtype),
+            "blocks": f"{samples.grid.n_blocks:,}, of {format_bytes(samples.block_bytes)} at most",
+            "weights": "none" if weight is None else str(weight),
+            "missing": "an error" if samples.loader.missing == "error" else f"dropped: {dropped}",
+        }
+        return "\n".join([f"<samples of {self.label}>", *(f"    {name}: {text}" for name, text in lines.items())])
 
 
 def open_samples(
@@ -159,7 +202,7 @@ def open_samples(
     >>> winds = xr.Dataset({"u": (("y", "x", "level"), np.ones((4, 5, 2), "float32"))})
     >>> opened = open_samples(winds, sample_dims=["y", "x"], feature_dims=["level"])
     >>> opened.samples, opened.feature_names
-    (Samples(n_samples=20, n_features=2, dtype=float32, blocks=1), ('u[level=0]', 'u[level=1]'))
+    (Samples(n_samples=20, n_features=2, dtype=float32, blocks=1, block_bytes=160), ('u[level=0]', 'u[level=1]'))
     """
     handle = open_handle(store, array, storage_options)
     names = resolve_variables(handle, array, variables, default=_default_variables(handle, weights))
@@ -231,6 +274,7 @@ def _open(
         coords={name: c for name, c in coords.items() if set(c.dims) <= set(dims.samples)},
         label_chunks=label_chunks,
         fields=fields,
+        feature_dims=dims.features,
         feature_coords={name: c for name, c in coords.items() if c.dims and set(c.dims) <= set(dims.features)},
     )
 

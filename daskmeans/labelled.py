@@ -1,0 +1,135 @@
+"""Results in the words of the data: lazy labels on the sample dimensions, centers over the feature dimensions.
+
+Must not know how centers are found.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from daskmeans import kernels
+from daskmeans.errors import DataError
+from daskmeans.kernels import Float64s, Stack
+from daskmeans.samples import Block, Loader
+from daskmeans.stores import OpenedStore, open_samples
+
+OfBlock = Callable[[Block], npt.NDArray[Any]]
+
+WEIGHT = "sample_weight"
+
+
+def open_labelled(
+    X: Any, sample_dims: Sequence[str] | None, feature_dims: Sequence[str] | None, sample_weight: Any
+) -> OpenedStore | None:
+    """Return data with named dimensions as an opened store; None for any other kind of `X`.
+
+    Parameters
+    ----------
+    X : what `open_samples` returned, or an `xarray.DataArray` or `Dataset`.
+    sample_dims : dimensions whose cells are the samples of an xarray object.
+    feature_dims : dimensions of its features; None for all others.
+    sample_weight : for an xarray object: a DataArray over some or all sample dimensions, the name of a variable,
+        or ``"cos_latitude"``; None for 1.
+
+    Raises
+    ------
+    DataError : weights were given that have no place in the dimensions of `X`.
+    """
+    if isinstance(X, OpenedStore):
+        if sample_weight is not None:
+            raise DataError("X was opened already: give its weights to open_samples instead of sample_weight.")
+        return X
+    if isinstance(X, xr.DataArray):
+        X = X.to_dataset(name="values" if X.name is None else str(X.name))
+    if not isinstance(X, xr.Dataset):
+        return None
+    names = tuple(str(name) for name in X.data_vars if not (isinstance(sample_weight, str) and name == sample_weight))
+    if isinstance(sample_weight, xr.DataArray):
+        X, sample_weight = X.assign({WEIGHT: sample_weight}), WEIGHT
+    elif sample_weight is not None and not isinstance(sample_weight, str):
+        raise DataError(
+            "sample_weight of an xarray object must be a DataArray over its sample dimensions, the name of a variable, "
+            "or 'cos_latitude'."
+        )
+    if feature_dims is None and sample_dims is not None:
+        known = dict.fromkeys(str(dim) for name in names for dim in X[name].dims)
+        feature_dims = [dim for dim in known if dim not in sample_dims]
+    return open_samples(X, variables=names, sample_dims=sample_dims, feature_dims=feature_dims, weights=sample_weight)
+
+
+def centers_dataset(opened: OpenedStore, centers: npt.NDArray[Any]) -> xr.Dataset:
+    """Return centers, (n_clusters, n_features), as the variables of the data, over ``cluster`` and feature dims."""
+    return opened.unstack(centers).assign_coords(cluster=np.arange(len(centers)))
+
+
+def label_samples(opened: OpenedStore, centers: Float64s) -> xr.DataArray:
+    """Return the nearest center of each sample, int32, -1 where it was dropped; lazy, unless the data is in memory.
+
+    Parameters
+    ----------
+    centers : (n_clusters, n_features).
+    """
+    nearest = functools.partial(_nearest, centers=centers)
+    return _on_grid(opened, nearest, np.dtype(np.int32), (), "labels")
+
+
+def measure_samples(opened: OpenedStore, centers: npt.NDArray[Any]) -> xr.DataArray:
+    """Return the distances to all centers along a last dimension ``cluster``; lazy, NaN where a sample was dropped."""
+    measure = functools.partial(_distances, centers=centers)
+    return _on_grid(opened, measure, opened.samples.dtype, (len(centers),), "distances")
+
+
+def _on_grid(
+    opened: OpenedStore, function: OfBlock, dtype: np.dtype[Any], more: tuple[int, ...], name: str
+) -> xr.DataArray:
+    """Return what `function` makes of each block, on the sample dimensions and maybe ``cluster``."""
+    chunks = [tuple(map(int, np.diff(bound))) for bound in opened.samples.grid.bounds]
+    values: da.Array = da.map_blocks(
+        functools.partial(_of_block, loader=opened.samples.loader, function=function),
+        chunks=(*chunks, *((n,) for n in more)),
+        dtype=dtype,
+        meta=np.empty((0,) * (len(chunks) + len(more)), dtype=dtype),
+        name=f"{name}-{uuid.uuid4().hex}",
+    )
+    if opened.labels_aligned:
+        # Splits blocks into the chunks that the data is stored in; none is merged.
+        values = values.rechunk(dict(enumerate(opened.label_chunks)))
+    dims = (*opened.sample_dims, *("cluster" for _ in more))
+    labelled: xr.DataArray = xr.DataArray(values, dims=dims, coords=opened.coords, name=name)
+    return labelled.compute() if opened.is_in_memory else labelled
+
+
+def _of_block(block_id: tuple[int, ...], *, loader: Loader, function: OfBlock) -> npt.NDArray[Any]:
+    """Read the block at a place in the grid of blocks, and apply `function` to it."""
+    grid = loader.grid
+    place = block_id[: len(grid.shape)]
+    block = loader.load(int(np.ravel_multi_index(place, grid.blocks_shape)))
+    n_bad, first = kernels.count_non_finite(kernels.read_only(block.X))
+    if n_bad:
+        row = loader.source.describe_row(int(block.row_ids()[first]))
+        raise DataError(
+            f"Input X contains NaN or infinity in {n_bad:,} rows of a block, first in {row}. "
+            "Every value must be finite; open it with missing='drop' to leave such samples out."
+        )
+    return function(block)
+
+
+def _nearest(block: Block, *, centers: Float64s) -> npt.NDArray[np.int32]:
+    found = kernels.assign(block.X, None, Stack.of([centers]), centers.mean(axis=0), with_labels=True)
+    return block.on_grid(found.labels[0], -1)
+
+
+def _distances(block: Block, *, centers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    from sklearn.metrics.pairwise import euclidean_distances
+
+    distances = euclidean_distances(block.X, centers) if block.n_rows else np.empty((0, len(centers)))
+    columns = [block.on_grid(column.astype(block.X.dtype), np.nan) for column in distances.T]
+    return np.stack(columns, axis=-1)
