@@ -160,12 +160,13 @@ def _check_fits(source: GriddedSource, edges: Sequence[Edges], axes: Sequence[Ax
     needed = math.prod(lengths) * row_bytes
     room = budget.total_bytes - budget.kept_bytes
     if needed > room:
+        enough = 1.02 * needed * budget.total_bytes / room
         shape = ", ".join(f"{axis.dim}: {n}" for axis, n in zip(axes, lengths, strict=True))
         raise ConfigError(
             f"{source.handle.label}: one chunk of rows ({shape}) has {math.prod(lengths):,} rows "
             f"of {source.n_features:,} features and needs {format_bytes(needed)} while it is "
             f"read, but memory_budget {format_bytes(budget.total_bytes)} leaves "
-            f"{format_bytes(room)} for that. Set memory_budget to {format_bytes(2.05 * needed)} "
+            f"{format_bytes(room)} for that. Set memory_budget to {format_bytes(enough)} "
             "or more, or store the data in smaller chunks"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -146,6 +147,12 @@ def test_bad_input_is_refused_before_data_is_read(monkeypatch, change, code, mes
     monkeypatch.setattr("daskmeans.scan.Scanner.scan", None)
     assert message in refusal("run", "job.yaml", "--set", change, code=code)
     assert names() == ["job.yaml"]
+
+
+def test_the_budget_that_a_message_asks_for_is_enough():
+    message = refusal("plan", "job.yaml", "--set", "model.memory_budget=200kB", code=2)
+    enough = re.search(r"Set memory_budget to (\S+ \S+) or more", message)[1]
+    assert daskmeans("plan", "job.yaml", "--set", f"model.memory_budget={enough}").exit_code == 0
 
 
 def test_missing_values_are_counted_and_the_first_is_named():

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from daskmeans.memory import format_bytes
 from daskmeans.scan import PassReport
@@ -27,10 +27,9 @@ class PassLines:
         self._lock = threading.Lock()
         self._report: PassReport | None = None
         self._bar = Progress(
-            TextColumn("pass {task.fields[number]:>3}  {task.description:<18}"),
+            TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} blocks  {task.fields[rate]}  ETA"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[state]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -55,7 +54,8 @@ class PassLines:
         """Show the bar of a new pass."""
         self._print_report()
         self._pass = _Pass(number, title, n_blocks)
-        self._task = self._bar.add_task(title, total=n_blocks, number=number, rate="")
+        with self._lock:
+            self._show(_head(number, title), total=n_blocks, state=f"{n_blocks:,} blocks")
 
     def advanced(self, n_blocks: int, n_bytes: int) -> None:
         """Move the bar; called from any thread."""
@@ -64,23 +64,26 @@ class PassLines:
             current.n_done += n_blocks
             current.n_bytes += n_bytes
             if self._task is not None:
-                rate = f"{current.gigabytes_per_s:.2f} GB/s" if current.n_bytes else "from memory"
-                self._bar.update(self._task, completed=current.n_done, rate=rate)
+                self._bar.update(self._task, completed=current.n_done, state=current.state())
             if not self._console.is_terminal and current.is_silent_for(QUIET_S):
-                self._print(current.state())
+                self._print(f"{_head(current.number, current.title)}  {current.state()}")
 
     def finished(self, report: PassReport) -> None:
-        """Take the bar away, and keep the report until it is complete."""
+        """Keep the report until it is complete; what follows is done in memory, and can take a while."""
         with self._lock:
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-                self._task = None
+            self._show(f"{'':8}  {'between passes':<18}", total=None, state="at work on rows in memory")
             self._report = report
 
     def judged(self, report: PassReport) -> None:
         """Print the line of a pass whose inertia and center shift are known."""
         self._report = report
         self._print_report()
+
+    def _show(self, description: str, *, total: int | None, state: str) -> None:
+        """Show one bar in place of the one before; without a total, one that only says that there is work."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(description, total=total, state=state)
 
     def _print_report(self) -> None:
         report, self._report = self._report, None
@@ -113,25 +116,27 @@ class _Pass:
         return True
 
     def state(self) -> str:
-        """Return a line on how far the pass is."""
+        """Say how far the pass is."""
         elapsed_s = time.monotonic() - self.began
         eta_s = elapsed_s * (self.n_blocks - self.n_done) / max(self.n_done, 1)
-        return (
-            f"pass {self.number:>3}  {self.title:<18}  {self.n_done:,} of {self.n_blocks:,} blocks  "
-            f"{self.gigabytes_per_s:.2f} GB/s  ETA {eta_s:.0f} s"
-        )
+        rate = f"{self.gigabytes_per_s:.2f} GB/s" if self.n_bytes else "from memory"
+        return f"{self.n_done:,} of {self.n_blocks:,} blocks  {rate}  ETA {eta_s:.0f} s"
 
 
 def pass_line(report: PassReport) -> str:
     """Return a line on a pass that is over."""
-    parts = [f"pass {report.number:>3}  {report.title:<18}"]
-    if report.inertia is not None:
-        parts.append(f"inertia {report.inertia:.6g}")
-    if report.center_shift is not None:
-        parts.append(f"center shift² {report.center_shift:.3g}")
+    read = "from memory"
     if report.n_bytes:
         rate = report.n_bytes / 1e9 / max(report.elapsed_s, 1e-9)
-        parts.append(f"read {format_bytes(report.n_bytes)} at {rate:.2f} GB/s")
-    else:
-        parts.append("from memory")
-    return "  ".join([*parts, f"{report.elapsed_s:.1f} s"])
+        read = f"{format_bytes(report.n_bytes)} at {rate:.2f} GB/s"
+    parts = [_head(report.number, report.title), f"{read:>22}", f"{report.elapsed_s:6.1f} s"]
+    if report.inertia is not None:
+        parts.append(f"inertia {report.inertia:<11.6g}")
+    if report.center_shift is not None:
+        parts.append(f"center shift² {report.center_shift:.3g}")
+    return "  ".join(parts).rstrip()
+
+
+def _head(number: int, title: str) -> str:
+    """Return how each line begins."""
+    return f"pass {number:>3}  {title:<18}"
