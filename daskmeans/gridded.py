@@ -16,6 +16,7 @@ import xarray as xr
 
 from daskmeans.errors import DataError
 from daskmeans.memory import Edges, chunk_edges
+from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -231,15 +232,20 @@ def _copy_columns(columns: npt.NDArray[Any], part: npt.NDArray[Any]) -> None:
 
 
 def read_variable(variable: xr.Variable, ranges: Ranges) -> xr.Variable:
-    """Read a part of a variable into memory.
+    """Read a part of a variable into memory; try again where that fails in passing.
 
     Dask-backed variables are computed in this thread: a task must not start a second scheduler.
     """
     part = variable.isel({dim: ranges[str(dim)] for dim in variable.dims})
+    return xr.Variable(part.dims, patiently(lambda: _in_memory(part), "reading a block"))
+
+
+def _in_memory(part: xr.Variable) -> npt.NDArray[Any]:
+    """Return the values of a variable."""
     data = part.data
     if hasattr(data, "compute"):
         data = data.compute(scheduler="synchronous")
-    return xr.Variable(part.dims, np.asarray(data))
+    return np.asarray(data)
 
 
 def stored_edges(variable: xr.Variable, dim: str, *, shards: bool) -> Edges:

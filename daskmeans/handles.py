@@ -21,6 +21,7 @@ from xarray.backends.zarr import ZarrArrayWrapper, ZarrStore
 from xarray.core.indexing import LazilyIndexedArray
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
+from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -215,7 +216,7 @@ def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
     """Open a Zarr group or array for reading, or say why that is not possible."""
     try:
         options = None if storage_options is None else dict(storage_options)
-        return zarr.open(store, mode="r", storage_options=options)
+        return patiently(lambda: zarr.open(store, mode="r", storage_options=options), f"opening {store}")
     except ImportError as error:
         raise ConfigError(
             f"{store}: a package that reads this kind of store is missing: {error}; "
@@ -354,7 +355,7 @@ def _open_group(group: zarr.Group, names: tuple[str, ...] | None, label: str) ->
     arrays = _NamedArrays(group, mode="r", use_zarr_fill_value_as_mask=is_v2)
     arrays.names = names
     try:
-        return xr.open_dataset(arrays, chunks=None, cache=False, decode_timedelta=False)
+        return patiently(lambda: xr.open_dataset(arrays, chunks=None, cache=False, decode_timedelta=False), label)
     except Exception as error:
         raise DataError(f"{label} cannot be opened by xarray: {type(error).__name__}: {error}") from error
 

@@ -31,6 +31,7 @@ from daskmeans.resolve import (
     resolve_variables,
     resolve_weight,
 )
+from daskmeans.retry import patiently
 from daskmeans.samples import Loader, Missing, Samples, row_dtype
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def _coords(dataset: xr.Dataset, window: Window) -> dict[str, xr.DataArray]:
     """Return the coordinates of what was selected, in memory, without how they were stored."""
     selected = dataset.coords.to_dataset().isel(window, missing_dims="ignore")
     return {
-        str(name): coord.load().drop_encoding().reset_coords(drop=True)
+        str(name): patiently(coord.load, f"reading coordinate {name}").drop_encoding().reset_coords(drop=True)
         for name, coord in selected.coords.items()
         if coord.nbytes <= COORDINATE_BYTES
     }

@@ -14,8 +14,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__init__", "__main__", "cli"},
     {"job"},
-    {"estimator", "selection"},
-    {"fit", "metrics"},
+    {"selection", "plots"},
+    {"metrics"},
+    {"estimator"},
+    {"fit", "validity"},
     {"seeding"},
     {"lloyd"},
     {"active"},
@@ -27,7 +29,7 @@ LAYERS = [
     {"gridded", "handles", "kernels"},
     {"samples"},
     {"memory"},
-    {"errors"},
+    {"errors", "retry"},
 ]
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
+    field_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -116,6 +117,36 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return hint if "did you mean" in hint else ""
 
 
+MASK = "***"
+
+# Options of file systems that tell nothing of who may read.
+_OPEN_OPTIONS = {"endpoint_url", "region_name", "protocol", "consistency", "project", "addressing_style"}
+
+
+def masked(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of a file system in which only flags, numbers and known harmless words are legible.
+
+    >>> masked({"anon": False, "secret": "x", "client_kwargs": {"endpoint_url": "http://localhost:9000"}})
+    {'anon': False, 'secret': '***', 'client_kwargs': {'endpoint_url': 'http://localhost:9000'}}
+    """
+    return {key: _masked_value(key, value) for key, value in options.items()}
+
+
+def _masked_value(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return masked(value)
+    is_open = value is None or isinstance(value, int | float) or (key in _OPEN_OPTIONS and "@" not in str(value))
+    return value if is_open else MASK
+
+
+def without_masked(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return options without those that were masked, which are left to the environment."""
+    if options is None:
+        return None
+    kept = {k: without_masked(v) if isinstance(v, dict) else v for k, v in options.items() if v != MASK}
+    return kept or None
+
+
 _SCALAR_SCHEMA = {"type": ["number", "string", "boolean"]}
 _SLICE_SCHEMA = {
     "type": "array",
@@ -203,6 +234,17 @@ class InputConfig(Section):
         description="What NaN or infinity in a sample does: stop with an error, or drop the "
         "sample, whose label is then -1.",
     )
+
+    storage_options: dict[str, Any] | None = Field(
+        default=None,
+        description="For URLs: the options of the fsspec file system, such as `{anon: true}` for s3://. Leave "
+        "credentials to the environment; what may be one is never written to the results.",
+    )
+
+    @field_serializer("storage_options", when_used="json")
+    def _mask(self, options: dict[str, Any] | None) -> Any:
+        """Hide what may be a secret from all that is written."""
+        return None if options is None else masked(options)
 
     @model_validator(mode="after")
     def _one_kind(self) -> InputConfig:

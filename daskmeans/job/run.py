@@ -16,7 +16,7 @@ from daskmeans.errors import ConfigError, DataError
 from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, check_surveyed, fit
 from daskmeans.job import results
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
-from daskmeans.job.config import InputConfig, JobConfig
+from daskmeans.job.config import InputConfig, JobConfig, without_masked
 from daskmeans.job.configfile import dump_config, load_config
 from daskmeans.job.interrupts import insistent
 from daskmeans.job.plan import JobPlan
@@ -119,7 +119,8 @@ def predict_job(
     """
     clusters = results.open_clusters(result)
     config = load_config(result / results.CONFIG, overrides)
-    new_input = config.input.model_copy(update={"store": store, "weights": None})
+    options = without_masked(config.input.storage_options) if "://" in store else None
+    new_input = config.input.model_copy(update={"store": store, "weights": None, "storage_options": options})
     folder = _local(output, "OUTPUT")
     check_free(folder, "OUTPUT", mark="zarr.json", overwrite=overwrite)
     workers = describe_workers(config.cluster)
@@ -304,7 +305,11 @@ def _label(scanner: Scanner, clusters: Any, sink: results.LabelSink) -> None:
 def _local(path: str, key: str) -> Path:
     """Return a path of this machine, from the current directory on."""
     if "://" in path:
-        raise ConfigError(f"{key}: {path} is a URL; expected a folder of this machine")
+        raise ConfigError(
+            f"{key}: {path} is a URL; expected a folder of this machine or of a file system that workers share: object "
+            "stores cannot rename, so that results there would not appear whole or not at all. Write to a folder, "
+            "then copy it, such as with `aws s3 cp --recursive`"
+        )
     return Path(path).expanduser().absolute()
 
 
