@@ -28,8 +28,9 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="daskmeans",
     help="k-means for data that does not fit in memory.\n\n"
-    "A YAML file says what to cluster and how; `daskmeans run` does it. "
-    "Exit codes: 0 done, 2 configuration or usage, 3 data, 4 cluster, 130 interrupted.",
+    "A YAML file says what to cluster and how: `validate` checks it, `plan` says what it needs, `run` does it.",
+    epilog="Exit codes: 0 done, 2 mistake in the configuration or the usage, 3 in the data, 4 in the cluster, "
+    "130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -108,7 +109,10 @@ def _root(
 @app.command()
 @_with_exit_code
 def run(config: Config, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
-    """Cluster the data that CONFIG names and write the results to its `output.path`."""
+    """Cluster the data that CONFIG names, and write the results to its `output.path`.
+
+    For example: `daskmeans run job.yaml --set model.n_clusters=12 --set output.path=results/k12`
+    """
     from daskmeans.job.run import run_job
 
     run_job(_load(config, overrides, overwrite=overwrite), Console())
