@@ -399,6 +399,15 @@ def _restored(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KM
     return model
 
 
+def samples_of(
+    X: Any, sample_weight: Any, budget: Budget, *, sample_dims: Sequence[str] | None = None
+) -> tuple[Samples, Any]:
+    """View anything that `KMeans.fit` takes as samples; return them and the data, opened if it has named dimensions."""
+    viewer = KMeans()
+    X, sample_weight = viewer._named(X, sample_dims, sample_weight, budget, reset=True)
+    return viewer._samples(X, sample_weight, budget, reset=True), X
+
+
 def resolve_budget(memory_budget: int | str | None) -> Budget:
     """Return the budget: as given, else a quarter of the memory of the workers, or of this machine."""
     if memory_budget is None:

@@ -298,6 +298,60 @@ def _replace_smallest(value: Any, row: Any, label: Any, new: float, new_row: int
     value[i], row[i], label[i] = new, new_row, new_label
 
 
+def second_sq_dist(X: Rows, labels: npt.NDArray[np.int32], stack: Stack, offset: Float64s) -> Float64s:
+    """Return the squared distances to the second nearest center of each model, (n_models, n_rows) float64.
+
+    Scores in float64 find the second center; the distance to it is computed directly. Infinity where a model has one
+    center only.
+
+    Parameters
+    ----------
+    X : (n_rows, n_features) float32 or float64, C-contiguous.
+    labels : (n_models, n_rows), the nearest center of each model, as `assign` returns them.
+    stack : the centers.
+    offset : (n_features,) float64, a point in the middle of the data.
+    """
+    second = np.empty(labels.shape)
+    shifted = stack.centers - offset
+    sq_norms = (shifted**2).sum(axis=1)
+    _second_sq_dist(
+        read_only(X), read_only(labels), stack.centers, stack.starts, offset, -2 * shifted, sq_norms, second
+    )
+    return second
+
+
+@jit
+def _second_sq_dist(
+    X: Any, labels: Any, centers: Any, starts: Any, offset: Any, factors: Any, sq_norms: Any, second: Any
+) -> None:
+    n, d = X.shape
+    size = min(TILE_ROWS, max(1, n))
+    tile = np.zeros((size, d))
+    scores = np.empty((len(centers), size))
+    for begin in range(0, n, size):
+        rows = min(size, n - begin)
+        for t in range(rows):
+            for f in range(d):
+                tile[t, f] = np.float64(X[begin + t, f]) - offset[f]
+        np.dot(factors, tile.T, scores)
+        for m in range(len(starts) - 1):
+            for t in range(rows):
+                i = begin + t
+                own = starts[m] + labels[m, i]
+                other = -1
+                smallest = np.inf
+                for c in range(starts[m], starts[m + 1]):
+                    score = sq_norms[c] + scores[c, t]
+                    if c != own and score < smallest:
+                        smallest = score
+                        other = c
+                dist = 0.0 if other >= 0 else np.inf
+                for f in range(d):
+                    dev = np.float64(X[i, f]) - centers[other, f]
+                    dist += dev * dev
+                second[m, i] = dist
+
+
 def freeze(gap: Float64s, labels: npt.NDArray[np.int32], threshold: Float64s, u: Float64s) -> tuple[Float64s, Float64s]:
     """Divide rows into active ones, whose gap is below the threshold of their cluster, and frozen ones.
 

@@ -1,0 +1,168 @@
+"""Validity of fitted models on data of any size, weighted, from one pass over it.
+
+``scores`` computes all indices at once, for any number of models; the other functions return one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from daskmeans import kernels
+from daskmeans.errors import DataError
+from daskmeans.estimator import KMeans, resolve_budget, samples_of
+from daskmeans.fit import check_surveyed
+from daskmeans.kernels import Float64s, Stack
+from daskmeans.scan import Scanner
+from daskmeans.steps import Both, RowSet, Survey, Surveyed
+from daskmeans.validity import Gap, Measure, Scores, gap_of_sample, means_are_centers, sample_silhouettes, score
+
+__all__ = [
+    "Gap",
+    "Scores",
+    "calinski_harabasz_score",
+    "davies_bouldin_score",
+    "explained_variation",
+    "gap_statistic",
+    "scores",
+    "silhouette_score",
+    "simplified_silhouette_score",
+]
+
+Model: TypeAlias = KMeans | npt.ArrayLike
+
+
+def scores(
+    X: Any,
+    models: Sequence[Model],
+    sample_weight: Any = None,
+    *,
+    sample_size: int = 4096,
+    random_state: int = 0,
+    memory_budget: int | str | None = None,
+    sample_dims: Sequence[str] | None = None,
+) -> list[Scores]:
+    """Return all validity indices of each model on `X`; a row belongs to the nearest center.
+
+    Passes over the data: one for all models; a second one where centers are not the means of their rows, as Davies and
+    Bouldin's index needs the distances to these (a model that was fitted with ``tol=0`` spares it).
+
+    Parameters
+    ----------
+    X : whatever `KMeans.fit` takes.
+    models : fitted models, or their centers, (n_clusters, n_features).
+    sample_weight : (n_samples,) weights, which count as repetitions of rows.
+    sample_size : rows of the uniform sample that the mean silhouette is taken on; time grows by its square.
+        0 for none.
+    random_state : seed of the sample.
+    memory_budget, sample_dims : as for `KMeans`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from daskmeans.metrics import scores
+    >>> (found,) = scores(np.array([[0.0], [2.0], [10.0], [12.0]]), [np.array([[1.0], [11.0]])])
+    >>> found.inertia, found.explained_variation, found.davies_bouldin
+    (4.0, 0.9615384615384616, 0.2)
+    """
+    budget = resolve_budget(memory_budget)
+    samples, _ = samples_of(X, sample_weight, budget, sample_dims=sample_dims)
+    scanner = Scanner(samples, budget.kept_bytes)
+    centers = [_centers_of(model, samples.n_features) for model in models]
+    _, found = score_models(scanner, centers, sample_size=sample_size, seed=random_state)
+    return found
+
+
+def score_models(
+    scanner: Scanner, centers: Sequence[Float64s], *, sample_size: int, seed: int
+) -> tuple[Surveyed, list[Scores]]:
+    """Score models, and return what was seen of the rows beside.
+
+    Passes over the data: one; a second one where centers are not the means of their rows.
+    """
+    samples, stack = scanner.samples, Stack.of(list(centers))
+    offset = stack.centers.mean(axis=0)
+    survey = Survey(max(1, sample_size), seed, samples.n_samples)
+    surveyed, spreads = scanner.scan(Both(survey, Measure(stack, offset)), "scores")
+    check_surveyed(surveyed, samples, n_clusters=0)
+    scanner.judge(min(float(spread.inertia.sum()) for spread in spreads), None)
+    dist = [spread.dist for spread in spreads]
+    if not all(means_are_centers(s, c, samples.dtype) for s, c in zip(spreads, centers, strict=True)):
+        means = np.concatenate([spread.means for spread in spreads])
+        dist = [spread.dist for spread in scanner.scan(Measure(stack, offset, means), "distances to means")]
+    silhouettes = [(np.nan, np.nan)] * len(centers)
+    if sample_size:
+        labels = list(labels_of(surveyed.sample, centers))
+        silhouettes = sample_silhouettes(surveyed.sample, labels, surveyed.n_eligible)
+    return surveyed, [score(*parts) for parts in zip(centers, spreads, dist, silhouettes, strict=True)]
+
+
+def labels_of(sample: RowSet, centers: Sequence[Float64s]) -> npt.NDArray[np.int32]:
+    """Return the labels of the rows of a sample, (n_models, n_rows)."""
+    stack = Stack.of(list(centers))
+    found = kernels.assign(np.ascontiguousarray(sample.X), None, stack, stack.centers.mean(axis=0), with_labels=True)
+    return found.labels
+
+
+def explained_variation(X: Any, model: Model, sample_weight: Any = None) -> float:
+    """Return the share of the total sum of squares that lies between clusters: at most 1. One pass over the data."""
+    return scores(X, [model], sample_weight, sample_size=0)[0].explained_variation
+
+
+def calinski_harabasz_score(X: Any, model: Model, sample_weight: Any = None) -> float:
+    """Return the index of Calinski & Harabasz 1974: greater is better. One pass over the data."""
+    return scores(X, [model], sample_weight, sample_size=0)[0].calinski_harabasz
+
+
+def davies_bouldin_score(X: Any, model: Model, sample_weight: Any = None) -> float:
+    """Return the index of Davies & Bouldin 1979: smaller is better. At most two passes over the data, see `scores`."""
+    return scores(X, [model], sample_weight, sample_size=0)[0].davies_bouldin
+
+
+def simplified_silhouette_score(X: Any, model: Model, sample_weight: Any = None) -> float:
+    """Return the mean over all rows of 1 - a / b, distances to nearest and second nearest center. One pass."""
+    return scores(X, [model], sample_weight, sample_size=0)[0].simplified_silhouette
+
+
+def silhouette_score(
+    X: Any, model: Model, sample_weight: Any = None, *, sample_size: int = 4096, random_state: int = 0
+) -> tuple[float, float]:
+    """Return the mean silhouette (Rousseeuw 1987) of a uniform sample, and its standard error. One pass."""
+    found = scores(X, [model], sample_weight, sample_size=sample_size, random_state=random_state)[0]
+    return found.silhouette, found.silhouette_se
+
+
+def gap_statistic(
+    X: Any,
+    n_clusters: Sequence[int],
+    sample_weight: Any = None,
+    *,
+    sample_size: int = 1000,
+    n_references: int = 10,
+    random_state: int = 0,
+) -> Gap:
+    """Return the gap statistic (Tibshirani et al. 2001) of several numbers of clusters, on a uniform sample.
+
+    One pass over the data, to draw the sample; it is clustered in memory, and so are as many sets of random rows.
+
+    Parameters
+    ----------
+    X, sample_weight : whatever `KMeans.fit` takes.
+    n_clusters : numbers of clusters; the rule of `Gap.best` compares neighbours, so give consecutive ones.
+    sample_size, n_references : rows of the sample, and sets of random rows.
+    """
+    samples, _ = samples_of(X, sample_weight, resolve_budget(None))
+    surveyed = Scanner(samples).scan(Survey(sample_size, random_state, samples.n_samples), "sample")
+    check_surveyed(surveyed, samples, max(n_clusters))
+    return gap_of_sample(surveyed.sample, n_clusters, n_references, random_state)
+
+
+def _centers_of(model: Model, n_features: int) -> Float64s:
+    """Return the centers of a model as float64, or raise DataError if they are none of `X`."""
+    found = np.array(model.cluster_centers_ if isinstance(model, KMeans) else model, dtype=np.float64)
+    if found.ndim != 2 or found.shape[1] != n_features:
+        raise DataError(f"The centers have shape {found.shape}; expected (n_clusters, {n_features}).")
+    return found
