@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -85,6 +85,49 @@ def measure_samples(opened: OpenedStore, centers: npt.NDArray[Any]) -> xr.DataAr
     """Return the distances to all centers along a last dimension ``cluster``; lazy, NaN where a sample was dropped."""
     measure = functools.partial(_distances, centers=centers)
     return _on_grid(opened, measure, opened.samples.dtype, (len(centers),), "distances")
+
+
+class Ranked(NamedTuple):
+    """How clearly rows belong to their clusters.
+
+    Attributes
+    ----------
+    distance : (n_rows,) float32, to the own center.
+    runner_up : (n_rows,) int32, the second nearest center; -1 where there is one center only.
+    margin : (n_rows,) float32, by how much the distance to the second nearest center exceeds that to the own; NaN
+        where there is none.
+    """
+
+    distance: npt.NDArray[np.float32]
+    runner_up: npt.NDArray[np.int32]
+    margin: npt.NDArray[np.float32]
+
+
+# Rows times centers that are in memory at once while rows are ranked.
+RANKED_AT_ONCE = 2**20
+
+
+def rank_rows(X: npt.NDArray[Any], labels: npt.NDArray[np.int32], centers: Float64s) -> Ranked:
+    """Return how clearly rows, (n_rows, n_features), belong to the clusters of their labels, (n_rows,)."""
+    n_rows, n_clusters = len(X), len(centers)
+    ranked = Ranked(np.empty(n_rows, np.float32), np.full(n_rows, -1, np.int32), np.full(n_rows, np.nan, np.float32))
+    step = max(1, RANKED_AT_ONCE // max(centers.shape))
+    offset = centers.mean(axis=0)
+    shifted = centers - offset
+    sq_norms = (shifted**2).sum(axis=1)
+    for begin in range(0, n_rows, step):
+        part = slice(begin, begin + step)
+        rows, own = X[part].astype(np.float64), labels[part]
+        distance = np.linalg.norm(rows - centers[own], axis=1)
+        ranked.distance[part] = distance
+        if n_clusters == 1:
+            continue
+        scores = sq_norms - 2 * (rows - offset) @ shifted.T
+        scores[np.arange(len(rows)), own] = np.inf
+        second = scores.argmin(axis=1)
+        ranked.runner_up[part] = second
+        ranked.margin[part] = np.maximum(np.linalg.norm(rows - centers[second], axis=1) - distance, 0)
+    return ranked
 
 
 def _on_grid(

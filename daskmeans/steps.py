@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -246,6 +246,14 @@ class Sink(Protocol):
         """Take the labels of a block in its shape, -1 where a cell was dropped; what is returned goes to the caller."""
 
 
+@runtime_checkable
+class RowSink(Sink, Protocol):
+    """A sink that tells more of the rows than their labels."""
+
+    def put_rows(self, block: Block, labels: npt.NDArray[np.int32], centers: Float64s) -> Any:
+        """Take the rows of a block, their labels, (n_rows,), and the centers, (n_clusters, n_features)."""
+
+
 @dataclass(frozen=True)
 class Assign:
     """Assign rows to the nearest center of each model.
@@ -274,10 +282,14 @@ class Assign:
         """Return what is summed up over blocks, and hand the labels to the sink."""
         outputs = []
         if self.sink is not None:
-            labels = block.on_grid(found.labels[self.sink_model], -1)
-            outputs.append(self.sink.put(block.region, labels))
+            outputs.append(self._hand_over(self.sink, block, found.labels[self.sink_model]))
         far = [self._far(block, found, m) for m in range(self.stack.n_models)]
         return Assigned(found.sums, found.counts, found.inertia, far, outputs)
+
+    def _hand_over(self, sink: Sink, block: Block, labels: npt.NDArray[np.int32]) -> Any:
+        if isinstance(sink, RowSink):
+            return sink.put_rows(block, labels, self.stack.centers[self.stack.of_model(self.sink_model)])
+        return sink.put(block.region, block.on_grid(labels, -1))
 
     def _far(self, block: Block, found: kernels.Assignment, m: int) -> Far:
         own = self.stack.of_model(m)

@@ -338,10 +338,27 @@ class OutputConfig(Section):
 
     path: Name = Field(description="Folder of the results, relative to the current directory. It must not exist.")
     labels: bool = Field(default=True, description="Whether the label of each sample is written.")
+    distances: bool = Field(
+        default=False,
+        description="Whether the distance of each sample to its center is written, in the units of the centers, scaled "
+        "ones where features are scaled.",
+    )
+    runner_up: bool = Field(
+        default=False,
+        description="Whether the second nearest cluster of each sample is written, and the margin: by how much it is "
+        "farther than the nearest.",
+    )
     overwrite: bool = Field(
         default=False,
         description="Whether earlier results are replaced, once the new ones are whole.",
     )
+
+    @model_validator(mode="after")
+    def _ranks_need_labels(self) -> OutputConfig:
+        """Refuse to tell of labels that are not written."""
+        if not self.labels and (self.distances or self.runner_up):
+            raise _wrong("expected labels: true, since distances or runner_up are asked for")
+        return self
 
 
 class JobConfig(Section):

@@ -20,9 +20,19 @@ import xarray as xr
 import zarr
 
 from daskmeans.errors import ConfigError, DataError
+from daskmeans.labelled import rank_rows
+from daskmeans.samples import Block
 
 RESULT, SUMMARY, CONFIG = "result.zarr", "summary.json", "config.yaml"
-LABELS = "labels"
+LABELS, DISTANCES, RUNNER_UP, MARGIN = "labels", "distances", "runner_up", "margin"
+
+# What may be written for each sample: dtype, and what stands where a sample was dropped.
+PER_SAMPLE: dict[str, tuple[type[np.generic], Any]] = {
+    LABELS: (np.int32, -1),
+    DISTANCES: (np.float32, np.nan),
+    RUNNER_UP: (np.int32, -1),
+    MARGIN: (np.float32, np.nan),
+}
 
 Region = tuple[slice, ...]
 
@@ -60,20 +70,44 @@ class LabelSink:
 
     def put(self, region: Region, labels: npt.NDArray[np.int32]) -> None:
         """Write `labels`, in the shape of `region`."""
+        self.write(region, {LABELS: labels})
+
+    def write(self, region: Region, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write arrays, each in the shape of `region`."""
         try:
             with self.lock:
-                _labels_of(self.group)[region] = labels
+                for name, part in values.items():
+                    _array_of(self.group, name)[region] = part
         except OSError as error:
             raise DataError(f"{self.group}: the labels cannot be written: {error}") from error
 
 
-@lru_cache(maxsize=4)
-def _labels_of(group: str) -> Any:
-    """Open the labels for writing, once in a process."""
-    return zarr.open_array(f"{group}/{LABELS}", mode="r+")
+@dataclass(frozen=True)
+class RankSink(LabelSink):
+    """Writes beside the labels how clearly each sample belongs to its cluster.
+
+    Attributes
+    ----------
+    more : names of the further arrays.
+    """
+
+    more: tuple[str, ...]
+
+    def put_rows(self, block: Block, labels: npt.NDArray[np.int32], centers: npt.NDArray[np.float64]) -> None:
+        """Rank the rows of a block, and write what is asked for."""
+        ranked = rank_rows(block.X, labels, centers)
+        rows = {LABELS: labels, DISTANCES: ranked.distance, RUNNER_UP: ranked.runner_up, MARGIN: ranked.margin}
+        names = (LABELS, *self.more)
+        self.write(block.region, {name: block.on_grid(rows[name], PER_SAMPLE[name][1]) for name in names})
 
 
-def create_labels(group: Path, grid: LabelGrid, *, aligned: bool) -> LabelSink:
+@lru_cache(maxsize=16)
+def _array_of(group: str, name: str) -> Any:
+    """Open an array for writing, once in a process."""
+    return zarr.open_array(f"{group}/{name}", mode="r+")
+
+
+def create_labels(group: Path, grid: LabelGrid, *, aligned: bool, more: Sequence[str] = ()) -> LabelSink:
     """Create the labels in a new Zarr group, all -1, and return what fills them.
 
     Parameters
@@ -81,17 +115,23 @@ def create_labels(group: Path, grid: LabelGrid, *, aligned: bool) -> LabelSink:
     group : path of the group.
     grid : dimensions, coordinates and chunks.
     aligned : whether no two of the blocks that will be written share a chunk.
+    more : what else is written for each sample; names of `PER_SAMPLE`.
     """
     import dask.array as da
 
     chunks = tuple(max(1, min(c, n)) for c, n in zip(grid.chunks, grid.shape, strict=True))
     # One Dask chunk: nothing of it is computed, and a graph of one task costs nothing.
-    empty = da.full(grid.shape, -1, dtype=np.int32, chunks=-1)
-    labels = xr.DataArray(empty, dims=grid.dims, coords=grid.coords, name=LABELS)
-    encoding = {LABELS: {"chunks": chunks, "fill_value": -1}}
-    _write(labels.to_dataset().drop_encoding(), group, compute=False, encoding=encoding)
+    kinds = {name: PER_SAMPLE[name] for name in (LABELS, *more)}
+    empty = {
+        name: (grid.dims, da.full(grid.shape, fill, dtype=dtype, chunks=-1)) for name, (dtype, fill) in kinds.items()
+    }
+    encoding = {
+        name: {"chunks": chunks, "_FillValue" if fill != fill else "fill_value": fill}
+        for name, (_, fill) in kinds.items()
+    }
+    _write(xr.Dataset(empty, coords=grid.coords).drop_encoding(), group, compute=False, encoding=encoding)
     lock = nullcontext() if aligned else _shared_lock()
-    return LabelSink(str(group), lock)
+    return RankSink(str(group), lock, tuple(more)) if more else LabelSink(str(group), lock)
 
 
 def _shared_lock() -> AbstractContextManager[Any]:
@@ -186,7 +226,7 @@ def open_clusters(folder: Path) -> xr.Dataset:
     if not (folder / SUMMARY).is_file():
         raise ConfigError(f"RESULT: {folder} holds no results of a finished run (no {SUMMARY} in it)")
     try:
-        clusters: xr.Dataset = xr.open_zarr(folder / RESULT, drop_variables=LABELS, chunks=None)
+        clusters: xr.Dataset = xr.open_zarr(folder / RESULT, drop_variables=list(PER_SAMPLE), chunks=None)
         return clusters.load()
     except Exception as error:
         raise ConfigError(f"RESULT: {folder / RESULT} cannot be read: {error}") from error

@@ -16,7 +16,7 @@ from daskmeans.errors import ConfigError, DataError
 from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, check_surveyed, fit
 from daskmeans.job import results
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
-from daskmeans.job.config import InputConfig, JobConfig, without_masked
+from daskmeans.job.config import InputConfig, JobConfig, OutputConfig, without_masked
 from daskmeans.job.configfile import dump_config, load_config
 from daskmeans.job.interrupts import insistent
 from daskmeans.job.plan import JobPlan
@@ -94,7 +94,7 @@ def run_job(config: JobConfig, console: Console) -> Path:
     job = _prepare(config)
     job.plan.check()
     with staged(folder, OUTPUT_KEY) as stage, open_cluster(config.cluster), translated_errors():
-        sink = _create_labels(job.opened, stage) if config.output.labels else None
+        sink = _create_labels(job.opened, stage / results.RESULT, config.output) if config.output.labels else None
         with PassLines(console) as listener, insistent():
             scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
             fitted = fit(scanner, _options(job), sink)
@@ -128,7 +128,7 @@ def predict_job(
     opened = _open(new_input, budget)
     _check_features(opened.feature_names, tuple(map(str, clusters["feature"].values)))
     with staged(folder, "OUTPUT") as stage, open_cluster(config.cluster), translated_errors():
-        sink = _create_labels(opened, stage, group="")
+        sink = _create_labels(opened, stage, config.output)
         with PassLines(console) as listener, insistent():
             _label(Scanner(opened.samples, 0, listener), clusters, sink)
         results.consolidate(stage)
@@ -211,14 +211,16 @@ def _options(job: Job) -> FitOptions:
 
 def _label_grid(opened: OpenedStore) -> results.LabelGrid:
     """Return where labels go."""
-    taken = {results.LABELS, "centers", "counts", "inertia_per_cluster", "cluster", "feature"}
+    taken = {*results.PER_SAMPLE, "centers", "counts", "inertia_per_cluster", "cluster", "feature"}
     coords: dict[Hashable, Any] = {name: values for name, values in opened.coords.items() if name not in taken}
     return results.LabelGrid(opened.sample_dims, opened.shape, opened.label_chunks, coords)
 
 
-def _create_labels(opened: OpenedStore, stage: Path, group: str = results.RESULT) -> results.LabelSink:
-    """Create the labels, all -1."""
-    return results.create_labels(stage / group, _label_grid(opened), aligned=opened.labels_aligned)
+def _create_labels(opened: OpenedStore, group: Path, output: OutputConfig) -> results.LabelSink:
+    """Create the labels, all -1, and what else is asked for of each sample."""
+    more = [results.DISTANCES] if output.distances else []
+    more += [results.RUNNER_UP, results.MARGIN] if output.runner_up else []
+    return results.create_labels(group, _label_grid(opened), aligned=opened.labels_aligned, more=more)
 
 
 def _clusters(fitted: Fitted, opened: OpenedStore) -> Any:

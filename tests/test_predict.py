@@ -1,0 +1,141 @@
+"""Labels of new data, and how clear they are: out of core, aligned to chunks, whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from rich.console import Console
+from sklearn.metrics.pairwise import euclidean_distances
+
+from daskmeans.errors import ConfigError
+from daskmeans.job.configfile import load_config
+from daskmeans.job.run import predict_job, run_job
+from daskmeans.labelled import rank_rows
+
+REPOSITORY = Path(__file__).parents[1]
+CUT = REPOSITORY / "tests" / "data" / "eraint_cut.zarr"
+QUIET = Console(quiet=True)
+
+ERA = f"""\
+input:
+  store: {CUT}
+  variables: [z, u, v]
+  sample_dims: [month, latitude, longitude]
+  feature_dims: [level]
+preprocess: {{scale: standard}}
+model: {{n_clusters: 4, memory_budget: 64MiB}}
+output: {{path: out}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(ERA)
+
+
+def run(*overrides):
+    return run_job(load_config("job.yaml", overrides), QUIET)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ranks_are_those_of_all_distances(rng, dtype):
+    X = (rng.normal(size=(500, 5)) + 100).astype(dtype)
+    centers = X[:7].astype(float)
+    distances = np.linalg.norm(X[:, None].astype(float) - centers, axis=2)
+    labels = distances.argmin(axis=1).astype(np.int32)
+    ranked = rank_rows(X, labels, centers)
+    ordered = np.sort(distances, axis=1)
+    np.testing.assert_array_equal(ranked.runner_up, distances.argsort(axis=1)[:, 1])
+    np.testing.assert_allclose(ranked.distance, ordered[:, 0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ranked.margin, ordered[:, 1] - ordered[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_one_center_has_no_runner_up(rng):
+    X = rng.normal(size=(5, 2))
+    ranked = rank_rows(X, np.zeros(5, np.int32), X[:1])
+    assert set(ranked.runner_up) == {-1}
+    assert np.isnan(ranked.margin).all()
+
+
+def test_distances_and_runner_up_are_written_beside_the_labels():
+    cut = xr.open_zarr(CUT, consolidated=False).load().drop_encoding()
+    cut["u"][1, 2, 3, 4] = np.nan
+    cut.chunk({"month": 1, "latitude": 10, "longitude": 40}).to_zarr("holes.zarr", consolidated=False)
+    more = ["output.distances=true", "output.runner_up=true"]
+    result = xr.open_zarr(run("input.store=holes.zarr", "input.missing=drop", *more) / "result.zarr").load()
+    clusters = ("cluster", "feature")
+    mean, scale = result["feature_mean"].values, result["feature_scale"].values
+    rows = np.concatenate([cut[name].transpose(..., "level").values for name in ("z", "u", "v")], axis=-1)
+    scaled = ((rows.reshape(-1, 9) - mean) / scale).astype(float)
+    gone = ~np.isfinite(scaled).all(axis=1)
+    distances = euclidean_distances(np.nan_to_num(scaled), result["scaled_centers"].transpose(*clusters))
+    ordered = np.sort(distances, axis=1)
+    for name in ("labels", "distances", "runner_up", "margin"):
+        assert result[name].encoding["chunks"] == (1, 10, 40)
+    written = {name: result[name].values.reshape(-1) for name in ("distances", "runner_up", "margin")}
+    np.testing.assert_allclose(written["distances"][~gone], ordered[~gone, 0], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(written["margin"][~gone], (ordered[:, 1] - ordered[:, 0])[~gone], atol=2e-3)
+    assert (written["runner_up"][~gone] == distances.argsort(axis=1)[~gone, 1]).mean() > 0.999
+    assert set(written["runner_up"][gone]) == {-1}
+    assert np.isnan(written["distances"][gone]).all()
+    predict_job(Path("out"), "holes.zarr", "new.zarr", [], False, QUIET)
+    predicted = xr.open_zarr("new.zarr").load()
+    assert {name: predicted[name].dtype.name for name in predicted} == {
+        "labels": "int32",
+        "distances": "float32",
+        "runner_up": "int32",
+        "margin": "float32",
+    }
+    xr.testing.assert_equal(predicted, result[["labels", "distances", "runner_up", "margin"]])
+
+
+def test_ranks_without_labels_are_refused():
+    with pytest.raises(ConfigError, match="expected labels: true"):
+        load_config("job.yaml", ["output.labels=false", "output.runner_up=true"])
+
+
+# Makes each block slow, so that there is a middle to be killed in.
+SLOW = """
+import sys, time
+from rich.console import Console
+from daskmeans.job import results, run
+write = results.LabelSink.write
+def slow(self, region, values):
+    write(self, region, values)
+    print("written", flush=True)
+    time.sleep(0.5)
+results.LabelSink.write = slow
+one = ["cluster.options={num_workers: 1}"]
+run.predict_job(run.Path("out"), sys.argv[1], "new.zarr", one, False, Console(quiet=True))
+"""
+
+
+def test_a_killed_predict_leaves_no_labels_and_can_be_run_again():
+    folder = run("model.memory_budget=300kB")
+    # Its own process: what SIGKILL strikes cannot clean up behind itself.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(CUT)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout.readline() == b"written\n"
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not Path("new.zarr").exists()
+    left = [place for place in Path().iterdir() if place.name.startswith(".new.zarr")]
+    assert len(left) == 1
+    time.sleep(0.01)
+    predict_job(folder, str(CUT), "new.zarr", [], False, QUIET)
+    assert not left[0].exists()
+    labels = xr.open_zarr("new.zarr")["labels"].load()
+    xr.testing.assert_equal(labels, xr.open_zarr(folder / "result.zarr")["labels"].load())
+    assert labels.encoding["chunks"] == zarr.open_array("out/result.zarr/labels", mode="r").chunks
