@@ -70,8 +70,8 @@ def _with_exit_code(command: Callable[P, None]) -> Callable[P, None]:
         except DaskMeansError as error:
             _print("error", "bold red", str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _print("error", "bold red", "interrupted; no results were written")
+        except KeyboardInterrupt as interrupt:
+            _print("error", "bold red", str(interrupt) or "interrupted; no results were written")
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapper
@@ -108,14 +108,28 @@ def _root(
 
 @app.command()
 @_with_exit_code
-def run(config: Config, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Go on from the checkpoint that an interrupted run left, or begin anew. "
+            "[default: go on if there is one]",
+        ),
+    ] = None,
+) -> None:
     """Cluster the data that CONFIG names, and write the results to its `output.path`.
+
+    A run that was interrupted or killed goes on where it was when it is run again, to the same result.
 
     For example: `daskmeans run job.yaml --set model.n_clusters=12 --set output.path=results/k12`
     """
     from daskmeans.job.run import run_job
 
-    run_job(_load(config, overrides, overwrite=overwrite), Console())
+    run_job(_load(config, overrides, overwrite=overwrite), Console(), resume)
 
 
 @app.command()

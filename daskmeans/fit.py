@@ -156,6 +156,9 @@ class Journal(Protocol):
     def saved(self) -> State | None:
         """Where to go on; None to begin."""
 
+    def surveyed(self, found: Surveyed) -> None:
+        """Hear what the survey found, and raise if these are not the rows of the saved state."""
+
     def save(self, state: State) -> None:
         """Take note of the state after a pass."""
 
@@ -165,12 +168,16 @@ def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tup
     state = None if journal is None else journal.saved
     surveyed, found = _survey(scanner, options, resumes=state is not None)
     check_surveyed(surveyed, scanner.samples, max(options.n_clusters))
+    if journal is not None:
+        journal.surveyed(surveyed)
     problem = Problem.of(surveyed, options, scanner.samples.dtype)
     scanner.samples = replace(scanner.samples, n_samples=surveyed.n_rows + surveyed.n_dropped)
     if problem.scaling is not None:
         scanner.transform(problem.scaling)
     if state is None:
         state = State(problem.start(scanner, found))
+        if journal is not None:
+            journal.save(state)
     save = None if journal is None else journal.save
     lloyd(scanner, state, problem.stop, problem.offset, problem.method(scanner), save)
     return problem, state.models
@@ -193,7 +200,9 @@ def _survey(
         partition = RandomPartition(options.each_model, purposes, options.seed)
         return scanner.scan(Both(survey, partition), "survey")
     surveyed = scanner.scan(survey, "survey")
-    if len(surveyed.sample.X) < min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE:
+    # Where the first pass carries more, there is no second survey; nor is there one when it is resumed.
+    carries = init == "random-partition" if isinstance(init, str) else not callable(init) and options.scale == "none"
+    if not carries and len(surveyed.sample.X) < min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE:
         # Most cells were dropped or weigh nothing, so that too few passed the threshold: now their number is known.
         surveyed = scanner.scan(replace(survey, n_samples=surveyed.n_eligible), "survey of few rows")
     return surveyed, None

@@ -197,7 +197,7 @@ def test_next_run_cleans_up_behind_dead_ones_and_puts_back_what_they_were_replac
     place = tmp_path / "out"
     alive = tmp_path / staging._hidden_name(place, staging.PARTIAL)
     alive.mkdir()
-    monkeypatch.setattr(staging, "_began", lambda pid: 0 if pid == os.getpid() else 1)
+    monkeypatch.setattr(staging, "began", lambda pid: 0 if pid == os.getpid() else 1)
     dead = [tmp_path / staging._hidden_name(place, state) for state in (staging.PARTIAL, staging.REPLACED)]
     monkeypatch.undo()
     for folder in dead:

@@ -1,4 +1,4 @@
-"""Ctrl-C that arrives: once, at the driver alone, and wherever in Python it strikes."""
+"""Ctrl-C and SIGTERM that arrive: once, at the driver alone, and wherever in Python they strike."""
 
 from __future__ import annotations
 
@@ -10,6 +10,29 @@ from multiprocessing import resource_tracker
 from types import FrameType
 
 RETRY_S = 1.0
+
+# What asks a run to end: Ctrl-C, `kill`, and what batch systems send before the time is over.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to end; the message says what is left, and how to go on."""
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Raise KeyboardInterrupt for all that asks a run to end, not for Ctrl-C alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A shell may have had SIGHUP ignored (`nohup`), or Ctrl-C (`&` in a script): so it stays.
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -27,7 +50,8 @@ def insistent() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, RETRY_S)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
+    heard = [n for n in SIGNALS if signal.getsignal(n) is signal.default_int_handler]
+    before = {number: signal.signal(number, interrupt) for number in (*heard, signal.SIGALRM)}
     try:
         yield
     finally:

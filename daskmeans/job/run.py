@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +21,12 @@ from daskmeans.job import results
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
 from daskmeans.job.config import InputConfig, JobConfig, OutputConfig, without_masked
 from daskmeans.job.configfile import dump_config, load_config
-from daskmeans.job.interrupts import insistent
+from daskmeans.job.going_on import going_on, identity_of
+from daskmeans.job.interrupts import heeded, insistent
+from daskmeans.job.joblog import LOG, JobLog
 from daskmeans.job.plan import JobPlan
 from daskmeans.job.progress import PassLines
+from daskmeans.job.report import write_report
 from daskmeans.job.staging import check_free, staged
 from daskmeans.job.versions import versions
 from daskmeans.kernels import Stack
@@ -80,27 +86,46 @@ def plan_job(config: JobConfig, console: Console) -> None:
     console.print("This fits.")
 
 
-def run_job(config: JobConfig, console: Console) -> Path:
+def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> Path:
     """Cluster, write the results, print a summary, and return the folder of the results.
+
+    A checkpoint is kept beside the results while it runs; `resume` says whether to go on from it: None, if there is
+    one.
 
     Raises
     ------
     ConfigError, DataError, ClusterError
         What the person must mend. Nothing that looks like results is left.
+    Interrupted
+        By Ctrl-C or SIGTERM; the same call goes on.
     """
     began = time.perf_counter()
     folder = _local(config.output.path, OUTPUT_KEY)
     check_free(folder, OUTPUT_KEY, mark=results.SUMMARY, overwrite=config.output.overwrite)
-    job = _prepare(config)
-    job.plan.check()
-    with staged(folder, OUTPUT_KEY) as stage, open_cluster(config.cluster), translated_errors():
-        sink = _create_labels(job.opened, stage / results.RESULT, config.output) if config.output.labels else None
-        with PassLines(console) as listener, insistent():
-            scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
-            fitted = fit(scanner, _options(job), sink)
-        results.write_clusters(stage / results.RESULT, _clusters(fitted, job.opened))
-        summary = _summary(job, fitted, scanner, time.perf_counter() - began)
-        results.write_summary(stage, summary, dump_config(job.config))
+    with heeded(), contextlib.ExitStack() as stack:
+        stage = stack.enter_context(staged(folder, OUTPUT_KEY))
+        run = stack.enter_context(going_on(folder, resume))
+        job = _prepare(run.resolved(config))
+        identity = identity_of(job.config, job.opened)
+        run.check(identity)
+        job.plan.check()
+        with open_cluster(config.cluster) as workers, translated_errors():
+            sink = _create_labels(job.opened, stage / results.RESULT, config.output) if config.output.labels else None
+            with PassLines(console) as lines, JobLog(run.log, lines) as log:
+                scanner = Scanner(job.opened.samples, job.budget.kept_bytes, log)
+                log.began(workers=asdict(workers), plan=dict(job.plan.lines()))
+                if run.begun is not None:
+                    console.print(f"Going on from the checkpoint {run.folder}", highlight=False, soft_wrap=True)
+                with run.journal(identity, scanner) as journal, insistent():
+                    fitted = fit(scanner, _options(job), sink, journal)
+                results.write_clusters(stage / results.RESULT, _clusters(fitted, job.opened))
+                summary = _summary(job, fitted, scanner, time.perf_counter() - began)
+                log.write("done", inertia=fitted.inertia, n_iter=fitted.n_iter, peak_bytes=scanner.peak_rss_bytes)
+            results.write_summary(stage, summary, dump_config(job.config))
+            _report(stage)
+            if run.log.is_file():
+                shutil.copyfile(run.log, stage / LOG)
+    run.clean_up()
     _print_lines(console, _summary_lines(summary, folder))
     return folder
 
@@ -272,6 +297,14 @@ def _summary_lines(summary: dict[str, Any], folder: Path) -> list[tuple[str, str
         ("time", f"{summary['elapsed_s']:.1f} s"),
         ("results", str(folder)),
     ]
+
+
+def _report(folder: Path) -> None:
+    """Write the report; a page that fails must not cost the results of a long run."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        warnings.warn(f"The report could not be made: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
 
 def _check_features(found: Sequence[str], expected: Sequence[str]) -> None:

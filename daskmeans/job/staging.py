@@ -9,12 +9,11 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
-
 from daskmeans.errors import ConfigError
+from daskmeans.job.locks import began, locked
 
 PARTIAL, REPLACED = "partial", "replaced"
 
@@ -44,50 +43,57 @@ def check_free(path: Path, key: str, *, mark: str, overwrite: bool) -> None:
 def staged(path: Path, key: str) -> Iterator[Path]:
     """Yield an empty hidden folder beside `path`, which takes its place if the body ends well.
 
-    Cleans up behind earlier runs of this machine that died. What is at `path` stays whole until it
-    is replaced.
+    Holds the lock of `path`, so that no other run does the same. Cleans up behind earlier runs of this
+    machine that died. What is at `path` stays whole until it is replaced.
 
     Raises
     ------
     ConfigError
-        The folder cannot be made or put in place.
+        The folder cannot be made or put in place, or another run is at it.
     """
     path = path.absolute()
     created = _first_missing(path.parent)
     folder = path.parent / _hidden_name(path, PARTIAL)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clean_up(path)
-        folder.mkdir()
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
-    try:
-        yield folder
-        _put_in_place(folder, path, key)
+        with ExitStack() as stack:
+            with _told(path, key):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(path, key))
+                _clean_up(path)
+                folder.mkdir()
+            yield folder
+            _put_in_place(folder, path, key)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(path.parent, created)
         raise
 
 
+@contextmanager
+def _told(path: Path, key: str) -> Iterator[None]:
+    """Say of an error of the file system which key it comes from."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
+
+
 def _put_in_place(folder: Path, path: Path, key: str) -> None:
     """Rename `folder` to `path`; what was there leaves last."""
-    try:
+    with _told(path, key):
         if not os.path.lexists(path):
             folder.rename(path)
             return
         old = path.parent / _hidden_name(path, REPLACED)
         path.rename(old)
         folder.rename(path)
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _hidden_name(path: Path, state: str) -> str:
     """Return a name beside `path` that tells whose it is: host, process, and when that began."""
     pid = os.getpid()
-    return f".{path.name}.{_host()}-{pid}-{_began(pid)}-{uuid.uuid4().hex[:8]}.{state}"
+    return f".{path.name}.{_host()}-{pid}-{began(pid)}-{uuid.uuid4().hex[:8]}.{state}"
 
 
 def _clean_up(path: Path) -> None:
@@ -95,7 +101,7 @@ def _clean_up(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}-(\d+)-(\d+)-[0-9a-f]+\.(\w+)")
     for other in list(path.parent.iterdir()):
         match = pattern.fullmatch(other.name)
-        if match is None or _began(int(match[1])) == int(match[2]):
+        if match is None or began(int(match[1])) == int(match[2]):
             continue
         if match[3] == REPLACED and not os.path.lexists(path):
             other.rename(path)
@@ -106,14 +112,6 @@ def _clean_up(path: Path) -> None:
 def _host() -> str:
     """Return the name of this machine."""
     return socket.gethostname()
-
-
-def _began(pid: int) -> int:
-    """Return when a process began, in seconds of Unix time; 0 if there is none such."""
-    try:
-        return int(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0
 
 
 def _first_missing(folder: Path) -> Path | None:
