@@ -27,6 +27,7 @@ from daskmeans.job.joblog import LOG, JobLog
 from daskmeans.job.plan import JobPlan
 from daskmeans.job.progress import PassLines
 from daskmeans.job.report import write_report
+from daskmeans.job.report import write_report
 from daskmeans.job.staging import check_free, staged
 from daskmeans.job.versions import versions
 from daskmeans.kernels import Stack
@@ -122,6 +123,7 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
                 summary = _summary(job, fitted, scanner, time.perf_counter() - began)
                 log.write("done", inertia=fitted.inertia, n_iter=fitted.n_iter, peak_bytes=scanner.peak_rss_bytes)
             results.write_summary(stage, summary, dump_config(job.config))
+            _report(stage)
             _report(stage)
             if run.log.is_file():
                 shutil.copyfile(run.log, stage / LOG)
@@ -297,6 +299,14 @@ def _summary_lines(summary: dict[str, Any], folder: Path) -> list[tuple[str, str
         ("time", f"{summary['elapsed_s']:.1f} s"),
         ("results", str(folder)),
     ]
+
+
+def _report(folder: Path) -> None:
+    """Write the report; a page that fails must not cost the results of a long run."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        warnings.warn(f"The report could not be made: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
 
 def _report(folder: Path) -> None:

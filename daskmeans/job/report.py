@@ -1,0 +1,427 @@
+"""report.html: what was clustered, how it went and what came out, on one page that opens anywhere.
+
+Made from the files of the results alone, so that it can be made again. No script but a chooser, no network.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from daskmeans.job import charts
+from daskmeans.job.charts import Line, cluster_colors, diverging_colors, ink_on, short
+from daskmeans.job.results import CONFIG, LABELS, RESULT, SUMMARY
+from daskmeans.job.style import CHOOSER, STYLE
+from daskmeans.job.views import Features, label_views, map_dims, parse_features
+from daskmeans.memory import format_bytes
+
+REPORT = "report.html"
+
+Floats = npt.NDArray[np.float64]
+
+# More than these would make the page heavy, and no one would look at them.
+MOST_ROWS, MOST_COLUMNS, MOST_BUBBLES, MOST_LINES, MOST_PROFILES, MOST_MAPS = 100, 16, 60, 16, 8, 16
+
+
+def write_report(folder: Path) -> Path:
+    """Write the page into a folder of results and return its path.
+
+    Reads the centers, and a bounded sample of the labels.
+    """
+    text = render_report(folder)
+    path = folder / REPORT
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def render_report(folder: Path) -> str:
+    """Return the page as HTML."""
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    with xr.open_zarr(folder / RESULT, chunks=None) as result:
+        found = Found.of(result, summary)
+        labels = result.get(LABELS)
+        maps = [] if labels is None else _label_maps(labels, found)
+    config = (folder / CONFIG).read_text(encoding="utf-8")
+    title = Path(str(summary["config"]["input"]["store"])).name
+    sections = [
+        _head(title, found),
+        _warnings(found),
+        *maps,
+        _section("Clusters", _cluster_table(found)),
+        *_center_sections(found),
+        _section("Convergence", _convergence(summary)),
+        _section("What was clustered", _input(summary)),
+        _section("How it was made", _details(summary, config)),
+    ]
+    return _page(f"{title}: {found.n_clusters} clusters", "\n".join(sections))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came out.
+
+    Attributes
+    ----------
+    centers : (n_clusters, n_features), in the input's units.
+    relative : likewise, from the mean of all samples, in units of `spread`.
+    spread : in words.
+    counts, inertia : (n_clusters,).
+    """
+
+    summary: Mapping[str, Any]
+    centers: Floats
+    relative: Floats
+    spread: str
+    counts: Floats
+    inertia: Floats
+    names: list[str]
+    colors: list[str]
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return len(self.centers)
+
+    @classmethod
+    def of(cls, result: xr.Dataset, summary: Mapping[str, Any]) -> Found:
+        """Read the centers and what belongs to them."""
+        centers = result["centers"].values.astype(np.float64)
+        counts = result["counts"].values.astype(np.float64)
+        if "feature_scale" in result:
+            mean, scale = result["feature_mean"].values, result["feature_scale"].values
+            spread = "standard deviations of the samples"
+        else:
+            mean = np.average(centers, axis=0, weights=counts if counts.sum() > 0 else None)
+            scale = np.sqrt(np.average((centers - mean) ** 2, axis=0, weights=counts if counts.sum() > 0 else None))
+            spread = "standard deviations of the centers"
+        relative = (centers - mean) / np.where(scale > 0, scale, 1)
+        names = [str(name) for name in result["feature"].values]
+        colors = cluster_colors(len(centers))
+        inertia = result["inertia_per_cluster"].values.astype(np.float64)
+        return cls(summary, centers, relative, spread, counts, inertia, names, colors)
+
+    def largest_first(self, most: int) -> list[int]:
+        """Return the clusters of the most weight, in the order of their numbers where all are asked for."""
+        if self.n_clusters <= most:
+            return list(range(self.n_clusters))
+        return [int(i) for i in np.argsort(-self.counts, kind="stable")[:most]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sections
+
+
+def _head(title: str, found: Found) -> str:
+    summary = found.summary
+    facts = {
+        "samples": f"{summary['n_samples']:,}",
+        "features": f"{summary['n_features']:,}",
+        "clusters": f"{found.n_clusters:,}",
+        "inertia": short(summary["inertia"]),
+        "iterations": f"{summary['n_iter']}",
+        "reads of the data": f"{summary['n_passes']}",
+        "time": _duration(summary["elapsed_s"]),
+    }
+    cells = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for name, value in facts.items())
+    return f'<header><h1>Clusters of {_text(title)}</h1><div class="facts">{cells}</div></header>'
+
+
+def _warnings(found: Found) -> str:
+    """Say what a reader should know before believing the rest."""
+    summary, lines = found.summary, [str(line) for line in found.summary.get("warnings", [])]
+    if not summary["converged"]:
+        lines.append("The iteration has not converged: raise model.max_iter, or tol.")
+    empty = int((found.counts == 0).sum())
+    if empty:
+        lines.append(f"{empty} of {found.n_clusters} clusters are empty: there are fewer distinct samples.")
+    if summary["n_dropped"]:
+        total = summary["n_samples"] + summary["n_dropped"]
+        share = summary["n_dropped"] / total
+        lines.append(f"{summary['n_dropped']:,} of {total:,} samples ({share:.1%}) were dropped as missing or masked.")
+    if not lines:
+        return ""
+    items = "".join(f"<li>{_text(line)}</li>" for line in lines)
+    return f'<section class="warn"><h2>Mind</h2><ul>{items}</ul></section>'
+
+
+def _label_maps(labels: xr.DataArray, found: Found) -> list[str]:
+    """Show where the clusters lie."""
+    views = label_views(labels)
+    if not views:
+        return []
+    figures = ""
+    for i, view in enumerate(views):
+        uri = charts.labels_png(view.labels, found.n_clusters)
+        is_strip = len(view.labels) == 1
+        kind = "strip" if is_strip else "map"
+        caption = _text(f"{view.title}: {view.sides}" if view.title else view.sides)
+        image = f'<img class="{kind}" src="{uri}" alt="clusters, {caption}"{_shape(view.labels.shape, is_strip)}>'
+        hidden = "" if i == 0 else " hidden"
+        figures += f"<figure{hidden}>{image}<figcaption>{caption}</figcaption></figure>"
+    chooser = ""
+    if len(views) > 1:
+        options = "".join(f"<option>{_text(view.title)}</option>" for view in views)
+        chooser = f'<label>Slice <select onchange="choose(this)">{options}</select></label>'
+    dropped = bool((np.concatenate([view.labels.ravel() for view in views]) < 0).any())
+    heading = "Where they lie" if map_dims(tuple(map(str, labels.dims))) else "Along the samples"
+    return [_section(heading, f'<div class="choice">{chooser}{figures}</div>{_legend(found, dropped=dropped)}')]
+
+
+def _shape(shape: tuple[int, ...], is_strip: bool) -> str:
+    """Return width and height of a picture, so that the page does not jump while it loads."""
+    return "" if is_strip else f' width="{shape[1]}" height="{shape[0]}"'
+
+
+def _legend(found: Found, *, dropped: bool = False) -> str:
+    shown = found.largest_first(MOST_BUBBLES)
+    keys = "".join(f"<li>{_swatch(found.colors[i], i)}</li>" for i in shown)
+    if dropped:
+        keys += f'<li><i class="swatch" style="background:{charts.GONE}"></i>dropped</li>'
+    return f'<ul class="legend">{keys}</ul>'
+
+
+def _swatch(color: str, i: int) -> str:
+    return f'<i class="swatch" style="background:{color};color:{ink_on(color)}">{i}</i>'
+
+
+def _cluster_table(found: Found) -> str:
+    """Show size, spread and character of each cluster."""
+    total = found.counts.sum() or 1.0
+    rows = []
+    for i in found.largest_first(MOST_ROWS):
+        count, share = found.counts[i], found.counts[i] / total
+        distance = np.sqrt(found.inertia[i] / count) if count else np.nan
+        bar = f'<span class="bar"><i style="width:{100 * share:.1f}%;background:{found.colors[i]}"></i></span>'
+        numbers = [_number(count), f"{share:.1%}{bar}", short(found.inertia[i]), short(distance)]
+        rows.append([_swatch(found.colors[i], i), *numbers, _text(_character(found, i))])
+    weighted = found.summary["config"]["input"].get("weights")
+    heads = ["", "weight" if weighted else "samples", "share", "inertia", "mean distance", "stands out by"]
+    note = f"<p>The {MOST_ROWS} largest of {found.n_clusters:,} clusters.</p>" if len(rows) < found.n_clusters else ""
+    unit = (
+        "Mean distance: root mean square, to the center. "
+        f"Stands out by: the features farthest from the mean, in {found.spread}."
+    )
+    return f'<div class="clusters">{_table(heads, rows)}</div>{note}<p class=note>{unit}</p>'
+
+
+def _character(found: Found, i: int) -> str:
+    """Name the three features in which a center is farthest from the mean."""
+    order = np.argsort(-np.abs(found.relative[i]), kind="stable")[:3]
+    return ", ".join(f"{found.names[f]} {found.relative[i, f]:+.1f}" for f in order)
+
+
+def _center_sections(found: Found) -> list[str]:
+    """Show the centers as what their features are: maps, profiles, a table, a heat map."""
+    fields = parse_features(found.names)
+    parts = []
+    if len(found.names) <= MOST_COLUMNS:
+        parts.append(_center_table(found))
+    maps = [field for field in fields if len(field.dims) == 2 and map_dims(field.dims)]
+    lines = [field for field in fields if len(field.dims) == 1 and len(field.columns) > 2]
+    parts += [_center_maps(found, field) for field in maps[:MOST_PROFILES]]
+    profiles = "".join(_profile(found, field) for field in lines[:MOST_PROFILES] if field.coordinate() is not None)
+    if profiles:
+        parts.append(f'<h3>Profiles</h3>{_legend(found)}<div class="charts">{profiles}</div>')
+    if len(found.names) > MOST_COLUMNS and not maps:
+        parts.append(_heat_map(found))
+    sections = [_section("Centers", "".join(parts))]
+    if found.n_clusters > 2 and len(found.names) > 1:
+        sections.append(_section("Seen from the side", _projection(found)))
+    return sections
+
+
+def _center_table(found: Found) -> str:
+    """Show the values of the centers, coloured by how far they are from the mean."""
+    rows = []
+    for i in found.largest_first(MOST_ROWS):
+        colors = diverging_colors(found.relative[i] / 2)
+        cells = [
+            f'<td style="background:{c};color:{ink_on(c)}">{short(x)}</td>'
+            for x, c in zip(found.centers[i], colors, strict=True)
+        ]
+        rows.append(f"<tr><th>{_swatch(found.colors[i], i)}</th>{''.join(cells)}</tr>")
+    heads = "".join(f"<th>{_in_lines(name)}</th>" for name in ["", *found.names])
+    scale = f"Blue is below, orange above the mean, in {found.spread}; full at 2."
+    body = f'<div class="wide"><table class="heat"><tr>{heads}</tr>{"".join(rows)}</table></div>'
+    return f"{body}<p class=note>In the units of the input. {scale}</p>"
+
+
+def _in_lines(name: str) -> str:
+    """Return the name of a feature in short lines: the variable, then its places."""
+    head, _, places = name.partition("[")
+    return "<br>".join(map(_text, [head, *places.rstrip("]").split(", ")] if places else [head]))
+
+
+def _profile(found: Found, field: Features) -> str:
+    """Draw the centers of one variable along its feature dimension."""
+    coordinate = field.coordinate()
+    assert coordinate is not None
+    shown = found.largest_first(MOST_LINES)
+    lines = [Line(coordinate, found.centers[i][field.columns], found.colors[i], f"cluster {i}") for i in shown]
+    chart = charts.line_chart(lines, field.dims[0], field.name)
+    return f"<figure>{chart}</figure>"
+
+
+def _center_maps(found: Found, field: Features) -> str:
+    """Draw each center as a map, relative to the mean."""
+    sides = map_dims(field.dims)
+    assert sides is not None
+    figures = ""
+    for i in found.largest_first(MOST_MAPS):
+        grid = field.on_grid(found.relative[i])
+        if field.dims != sides:
+            grid = grid.T
+        line = [float(value) for value in field.lines[field.dims.index(sides[0])]]
+        grid = grid[::-1] if line[0] < line[-1] and sides[0].lower() not in {"y", "row"} else grid
+        step = [-(-size // most) for size, most in zip(grid.shape, (256, 512), strict=True)]
+        uri = charts.values_png(grid[:: step[0], :: step[1]] / 2)
+        share = found.counts[i] / (found.counts.sum() or 1)
+        caption = f"{_swatch(found.colors[i], i)} {share:.1%}"
+        figures += f'<figure><img class="map" src="{uri}" alt="center {i}"><figcaption>{caption}</figcaption></figure>'
+    note = f"{field.name} of each center. Blue is below, orange above the mean of all, in {found.spread}; full at 2."
+    return f'<div class="maps">{figures}</div><p class=note>{_text(note)}</p>'
+
+
+def _heat_map(found: Found) -> str:
+    """Draw all centers as rows of one picture."""
+    shown = found.largest_first(MOST_ROWS)
+    step = -(-len(found.names) // 2000)
+    uri = charts.values_png(found.relative[shown][:, ::step] / 2)
+    every = f"every {step}th of " if step > 1 else ""
+    note = f"A row for each cluster, a column for {every}{len(found.names):,} features."
+    note += " Blue is below the mean, orange above."
+    height = max(120, 14 * len(shown))
+    return f'<img class="heatmap" style="height:{height}px" src="{uri}" alt="heat map"><p class=note>{_text(note)}</p>'
+
+
+def _projection(found: Found) -> str:
+    """Draw the centers on the plane in which they differ most (principal components of the weighted centers)."""
+    shown = found.largest_first(MOST_BUBBLES)
+    weight = np.sqrt(found.counts / (found.counts.sum() or 1))[:, None]
+    _, singular, axes = np.linalg.svd(found.relative * weight, full_matrices=False)
+    axes = np.vstack([axes, np.zeros_like(axes)])[:2]
+    axes = axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)] + 1e-300)[:, None]
+    x, y = found.relative[shown] @ axes.T[:, 0], found.relative[shown] @ axes.T[:, 1]
+    explained = singular**2 / max(float((singular**2).sum()), 1e-300)
+    names = [f"component {i + 1} ({share:.0%})" for i, share in enumerate([*explained, 0.0][:2])]
+    chart = charts.bubble_chart(x, y, found.counts[shown], [found.colors[i] for i in shown], shown, *names)
+    renumbered = "" if shown == list(range(len(shown))) else f" The {len(shown)} largest clusters, by size."
+    note = f"The centers on the plane in which they differ most; areas are weights.{renumbered}"
+    return f"{chart}<p class=note>{note}</p>"
+
+
+def _convergence(summary: Mapping[str, Any]) -> str:
+    """Draw inertia against pass, and list the passes."""
+    # Rounds of seeding have other numbers of centers, so that their inertia does not compare.
+    known = [r for r in summary["passes"] if r["inertia"] is not None and not r["title"].startswith("k-means")]
+    chart = ""
+    if len(known) > 1:
+        x, y = (np.array([report[key] for report in known], dtype=float) for key in ("number", "inertia"))
+        chart = charts.line_chart([Line(x, y, "#0072B2", "inertia")], "pass", "inertia", whole_x=True)
+    heads = ["pass", "what for", "inertia", "center shift\u00b2", "read", "time"]
+    rows = [_pass_row(report) for report in summary["passes"]]
+    state = "Converged" if summary["converged"] else "Not converged"
+    n_iter = summary["n_iter"]
+    told = f"<p>{state} after {n_iter} iteration{'s' * (n_iter != 1)} over the data.</p>"
+    return f"{told}{chart}<details><summary>All {len(rows)} passes</summary>{_table(heads, rows)}</details>"
+
+
+def _pass_row(report: Mapping[str, Any]) -> list[str]:
+    found = [_maybe(report["inertia"]), _maybe(report["center_shift"])]
+    cost = [format_bytes(report["n_bytes"]), _duration(report["elapsed_s"])]
+    return [str(report["number"]), _text(report["title"]), *found, *cost]
+
+
+def _input(summary: Mapping[str, Any]) -> str:
+    """Say what was read, and what of it was left out."""
+    config = summary["config"]
+    given = {
+        key: value for key, value in config["input"].items() if value not in (None, {}, []) and key != "storage_options"
+    }
+    lines = {key: _words(value) for key, value in given.items()}
+    lines["features scaled"] = _words(config.get("preprocess", {}).get("scale", "none"))
+    lines["samples"] = f"{summary['n_samples']:,}"
+    lines["dropped"] = f"{summary['n_dropped']:,}"
+    lines |= {f"dropped: {key}": f"{n:,}" for key, n in summary.get("dropped", {}).items()}
+    return _table([], [[f"<b>{_text(key)}</b>", _text(value)] for key, value in lines.items()])
+
+
+def _details(summary: Mapping[str, Any], config: str) -> str:
+    cluster = summary["config"].get("cluster", {})
+    lines = {
+        "cluster": _words(cluster.get("type", "")),
+        "time": _duration(summary["elapsed_s"]),
+        "bytes read": format_bytes(summary["bytes_read"]),
+        "memory budget": format_bytes(summary["budget_bytes"]),
+        "most memory of a worker": format_bytes(summary["peak_worker_bytes"]),
+        **summary["versions"],
+    }
+    table = _table([], [[f"<b>{_text(key)}</b>", _text(str(value))] for key, value in lines.items()])
+    return f"{table}<details><summary>Configuration</summary><pre>{_text(config)}</pre></details>"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words and tags
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{STYLE}</style><script>{CHOOSER}</script></head>"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{body}</section>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are HTML already."""
+    head = f"<tr>{''.join(f'<th>{_text(name)}</th>' for name in heads)}</tr>" if heads else ""
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table>{head}{body}</table></div>'
+
+
+def _text(value: str) -> str:
+    return html.escape(value)
+
+
+def _words(value: Any) -> str:
+    """Return a value of the configuration as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_words(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return str(value)
+
+
+def _maybe(value: float | None) -> str:
+    return "" if value is None else short(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else short(value)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time span for people.
+
+    >>> _duration(0.5), _duration(75), _duration(7300)
+    ('0.5 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,175 @@
+"""The page that is sent to a colleague: it says what there is to say, of any data, and opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from rich.console import Console
+
+from daskmeans.job import charts, views
+from daskmeans.job.configfile import load_config
+from daskmeans.job.report import MOST_ROWS, render_report
+from daskmeans.job.run import run_job
+
+CUT = Path(__file__).parent / "data" / "eraint_cut.zarr"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+ERA = f"""\
+input: {{store: {CUT}, variables: [z, u, v], sample_dims: [month, latitude, longitude], feature_dims: [level]}}
+preprocess: {{scale: standard}}
+model: {{n_clusters: 4, memory_budget: 64MiB}}
+output: {{path: out}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(ERA)
+
+
+def run(*overrides):
+    return run_job(load_config("job.yaml", overrides), Console(quiet=True))
+
+
+def picture(uri):
+    """Return the pixels of a data URI."""
+    Path("picture.png").write_bytes(base64.b64decode(uri.removeprefix("data:image/png;base64,")))
+    return (matplotlib.image.imread("picture.png")[..., :3] * 255).round().astype(int)
+
+
+def pictures(page):
+    return re.findall(r'src="(data:image/png[^"]+)"', page)
+
+
+def test_every_run_leaves_a_page_that_needs_nothing_else():
+    page = (run() / "report.html").read_text()
+    for words in ("eraint_cut.zarr", "6,560", "u[level=200]", "month=1", "Converged", "n_clusters: 4", "xarray"):
+        assert words in page
+    assert not re.search(r"(src|href)=.?(?!.?data:)|https?://|@import|url\(", page)
+    assert len(page) < 2_000_000
+
+
+def test_map_shows_the_labels_north_up():
+    labels = xr.open_zarr(run() / "result.zarr")["labels"].load()
+    page = Path("out/report.html").read_text()
+    assert len(pictures(page)) == labels.sizes["month"]
+    shown = picture(pictures(page)[1])
+    north_up = labels.isel(month=1).sortby("latitude", ascending=False).values
+    palette = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in charts.cluster_colors(4)])
+    np.testing.assert_array_equal(shown, palette[north_up])
+
+
+def test_labels_of_a_huge_store_are_sampled(monkeypatch):
+    monkeypatch.setattr(views, "MOST_CELLS", 10_000)
+    array = zarr.create_array("big.zarr", shape=(50, 4000, 5000), chunks=(1, 100, 100), dtype="i4", fill_value=-1)
+    assert array.nchunks == 100_000
+    labels = xr.DataArray(xr.Variable(("time", "y", "x"), _Lazy(array)))
+    found = views.label_views(labels)
+    assert len(found) == 1
+    assert found[0].labels.size <= 10_000
+    assert _Lazy.cells <= 10_000
+
+
+class _Lazy(xr.backends.BackendArray):
+    """A Zarr array whose cells are counted as they are read."""
+
+    cells = 0
+
+    def __new__(cls, array):
+        lazy = object.__new__(cls)
+        lazy.array, lazy.shape, lazy.dtype = array, array.shape, array.dtype
+        return xr.core.indexing.LazilyIndexedArray(lazy)
+
+    def __getitem__(self, key):
+        def read(place):
+            values = self.array[place]
+            _Lazy.cells += values.size
+            return values
+
+        return xr.core.indexing.explicit_indexing_adapter(key, self.shape, xr.core.indexing.IndexingSupport.BASIC, read)
+
+
+def write(name, dims, values, **coords):
+    xr.Dataset({"a": (dims, values)}, coords=coords).to_zarr(name, consolidated=False)
+
+
+@pytest.mark.parametrize("n_clusters", [2, 1])
+def test_weather_regimes_show_each_center_as_a_map(rng, n_clusters):
+    y, x = np.linspace(60, -60, 7), np.linspace(0, 350, 9)
+    write("maps.zarr", ("time", "latitude", "longitude"), rng.normal(size=(40, 7, 9)), latitude=y, longitude=x)
+    words = ["input.variables=[a]", "input.sample_dims=[time]", "input.feature_dims=[latitude, longitude]"]
+    folder = run("input.store=maps.zarr", *words, f"model.n_clusters={n_clusters}")
+    page = (folder / "report.html").read_text()
+    assert page.count('alt="center') == n_clusters
+    assert "Along the samples" in page
+
+
+def test_many_clusters_of_many_features_stay_on_one_page(rng):
+    zarr.create_array("X.zarr", data=rng.normal(size=(3000, 300)).astype("f4"), chunks=(500, 300))
+    Path("job.yaml").write_text("input: {store: X.zarr}\nmodel: {n_clusters: 300, max_iter: 1}\noutput: {path: out}\n")
+    page = (run() / "report.html").read_text()
+    assert f"The {MOST_ROWS} largest of 300 clusters" in page
+    assert "not converged" in page.lower()
+    assert len(page) < 500_000
+
+
+def test_what_was_dropped_is_said_and_results_without_labels_have_a_page():
+    cut = xr.open_zarr(CUT, consolidated=False).load().drop_encoding()
+    cut["u"][1, 2, 3, 4] = np.nan
+    cut.to_zarr("holes.zarr", consolidated=False)
+    folder = run("input.store=holes.zarr", "input.missing=drop")
+    assert "1 of 6,560 samples (0.0%) were dropped" in (folder / "report.html").read_text()
+    assert not pictures(render_report(run("output.labels=false", "output.path=bare")))
+
+
+def test_names_are_text_not_markup():
+    shutil.copytree(CUT, "<b>&.zarr")
+    page = (run("input.store=<b>&.zarr") / "report.html").read_text()
+    assert "&lt;b&gt;&amp;.zarr" in page
+    assert "<b>&.zarr" not in page
+
+
+def test_ticks_differ_from_their_neighbours():
+    axis = charts._Axis(460_070.0, 460_160.0, 0.0, 1.0)
+    words = [text for _, text in axis.ticks(5)]
+    assert len(set(words)) == len(words) > 3
+
+
+def test_features_that_are_no_grid_are_laid_out_flat():
+    (found,) = views.parse_features(["a[x=1, y=1]", "a[x=2, y=1]", "a[x=2, y=2]"])
+    assert found.dims == ("column",)
+    times = views.parse_features(["t[time=2008-01-01]", "t[time=2008-07-02]"])[0].coordinate()
+    np.testing.assert_allclose(times, [2008, 2008.5], atol=0.01)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [500, 1200])
+def test_a_browser_shows_the_page_without_sideways_scrolling(tmp_path, width):
+    page = (run() / "report.html").read_text()
+    measure = "<script>onload = () => { document.title = [document.documentElement.scrollWidth, innerWidth] }</script>"
+    Path("measured.html").write_text(page.replace("</head>", measure + "</head>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2600"]
+    url = f"file://{tmp_path / 'measured.html'}"
+    shot = subprocess.run(
+        [*command, "--screenshot=shot.png", url], capture_output=True, timeout=60, cwd=tmp_path, check=True
+    )
+    assert b"written to file" in shot.stderr + shot.stdout
+    pixels = matplotlib.image.imread("shot.png")
+    assert pixels.shape[1] == width
+    colors = {tuple((color * 255).round().astype(int)) for color in np.unique(pixels[..., :3].reshape(-1, 3), axis=0)}
+    assert {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in charts.cluster_colors(4)} <= colors
+    dom = subprocess.run([*command, "--dump-dom", url], capture_output=True, timeout=60, cwd=tmp_path, check=True)
+    scroll_width, inner_width = map(int, re.search(rb"<title>(\d+),(\d+)</title>", dom.stdout).groups())
+    assert scroll_width <= inner_width
