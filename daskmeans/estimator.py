@@ -176,14 +176,7 @@ class KMeans(
         listener = _Printer() if self.verbose else None
         scanner = Scanner(samples, kept_bytes=budget.kept_bytes, listener=listener)
         fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)
-        self._adopt(fitted, samples.dtype)
-        if isinstance(X, OpenedStore):
-            X.found["n_dropped"] = self.n_dropped_ = fitted.n_dropped
-            self.centers_ = centers_dataset(X, self.cluster_centers_)
-        if fitted.outputs is not None:
-            self.labels_ = np.concatenate(fitted.outputs)
-        else:
-            self.labels_ = self.predict(X)
+        self._adopt(fitted, samples.dtype, X)
         return self
 
     def _options(self, budget: Budget) -> FitOptions:
@@ -211,7 +204,8 @@ class KMeans(
             budget=budget,
         )
 
-    def _adopt(self, fitted: Fitted, dtype: np.dtype[Any]) -> None:
+    def _adopt(self, fitted: Fitted, dtype: np.dtype[Any], X: Any) -> None:
+        """Take over what was fitted to `X`."""
         self.cluster_centers_ = fitted.centers.astype(dtype)
         self.inertia_ = fitted.inertia
         self.inertia_per_cluster_ = fitted.inertia_per_cluster
@@ -220,6 +214,10 @@ class KMeans(
         self.n_passes_ = len(fitted.history)
         self.converged_ = fitted.converged
         self._n_features_out = len(self.cluster_centers_)
+        if isinstance(X, OpenedStore):
+            X.found["n_dropped"] = self.n_dropped_ = fitted.n_dropped
+            self.centers_ = centers_dataset(X, self.cluster_centers_)
+        self.labels_ = self.predict(X) if fitted.outputs is None else np.concatenate(fitted.outputs)
 
     def _named(
         self, X: Any, sample_dims: Sequence[str] | None, sample_weight: Any, budget: Budget, *, reset: bool

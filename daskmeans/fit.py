@@ -62,6 +62,7 @@ class FitOptions:
     init : a name, centers (n_clusters, n_features) in the input's units, or a callable
         ``init(X, n_clusters, random_state)`` that is given the uniform sample.
     seed : of all random numbers.
+    race : whether of the starts of each number of clusters only the one that is best on the sample goes on.
     """
 
     n_clusters: tuple[int, ...]
@@ -75,6 +76,7 @@ class FitOptions:
     algorithm: Literal["lloyd", "lookahead", "auto"]
     budget: Budget
     scale: Literal["none", "standard"] = "none"
+    race: bool = False
 
     @property
     def each_model(self) -> tuple[int, ...]:
@@ -274,7 +276,8 @@ class Problem:
         else:
             rounds = AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
             seeds = seeding.scalable(scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds)
-        return seeding.polish(self.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
+        polished = seeding.polish(self.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
+        return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
 
     @property
     def polishes(self) -> bool:

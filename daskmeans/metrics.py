@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,8 +18,8 @@ from daskmeans.estimator import KMeans, resolve_budget, samples_of
 from daskmeans.fit import check_surveyed
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
-from daskmeans.steps import Both, RowSet, Survey, Surveyed
-from daskmeans.validity import Gap, Measure, Scores, gap_of_sample, means_are_centers, sample_silhouettes, score
+from daskmeans.steps import Both, Survey, Surveyed
+from daskmeans.validity import Gap, Measure, Scores, Spread, gap_of_sample, means_are_centers, sample_silhouettes, score
 
 __all__ = [
     "Gap",
@@ -72,39 +73,60 @@ def scores(
     samples, _ = samples_of(X, sample_weight, budget, sample_dims=sample_dims)
     scanner = Scanner(samples, budget.kept_bytes)
     centers = [_centers_of(model, samples.n_features) for model in models]
-    _, found = score_models(scanner, centers, sample_size=sample_size, seed=random_state)
-    return found
+    measured = measure(scanner, centers, sample_size=sample_size, seed=random_state)
+    return score_measured(scanner, measured, with_silhouette=sample_size > 0)
 
 
-def score_models(
-    scanner: Scanner, centers: Sequence[Float64s], *, sample_size: int, seed: int
-) -> tuple[Surveyed, list[Scores]]:
-    """Score models, and return what was seen of the rows beside.
+@dataclass(frozen=True)
+class Measured:
+    """What one pass finds of models.
 
-    Passes over the data: one; a second one where centers are not the means of their rows.
+    Attributes
+    ----------
+    centers : of each model, (n_clusters, n_features) float64.
+    spreads : sums over the clusters of each model.
+    surveyed : what the pass saw of the rows, and a uniform sample of them.
     """
-    samples, stack = scanner.samples, Stack.of(list(centers))
-    offset = stack.centers.mean(axis=0)
-    survey = Survey(max(1, sample_size), seed, samples.n_samples)
-    surveyed, spreads = scanner.scan(Both(survey, Measure(stack, offset)), "scores")
-    check_surveyed(surveyed, samples, n_clusters=0)
+
+    centers: list[Float64s]
+    spreads: list[Spread]
+    surveyed: Surveyed
+
+    def take(self, models: Sequence[int]) -> Measured:
+        """Return some of the models."""
+        return Measured([self.centers[m] for m in models], [self.spreads[m] for m in models], self.surveyed)
+
+    def labels(self) -> list[npt.NDArray[np.int32]]:
+        """Return the labels of the sample, (n_sample,) for each model."""
+        stack = Stack.of(self.centers)
+        X = np.ascontiguousarray(self.surveyed.sample.X)
+        return list(kernels.assign(X, None, stack, stack.centers.mean(axis=0), with_labels=True).labels)
+
+
+def measure(scanner: Scanner, centers: list[Float64s], *, sample_size: int, seed: int) -> Measured:
+    """Sum up over all rows, and draw a sample of them. One pass over the data."""
+    stack = Stack.of(centers)
+    survey = Survey(max(1, sample_size), seed, scanner.samples.n_samples)
+    step = Both(survey, Measure(stack, stack.centers.mean(axis=0)))
+    surveyed, spreads = scanner.scan(step, "scores")
+    check_surveyed(surveyed, scanner.samples, n_clusters=0)
     scanner.judge(min(float(spread.inertia.sum()) for spread in spreads), None)
+    return Measured(centers, spreads, surveyed)
+
+
+def score_measured(scanner: Scanner, measured: Measured, *, with_silhouette: bool) -> list[Scores]:
+    """Score models. No pass over the data where all centers are the means of their rows, else one."""
+    centers, spreads, surveyed = measured.centers, measured.spreads, measured.surveyed
     dist = [spread.dist for spread in spreads]
-    if not all(means_are_centers(s, c, samples.dtype) for s, c in zip(spreads, centers, strict=True)):
-        means = np.concatenate([spread.means for spread in spreads])
-        dist = [spread.dist for spread in scanner.scan(Measure(stack, offset, means), "distances to means")]
+    dtype = scanner.samples.dtype
+    if not all(means_are_centers(s, c, dtype) for s, c in zip(spreads, centers, strict=True)):
+        stack, means = Stack.of(centers), np.concatenate([spread.means for spread in spreads])
+        step = Measure(stack, stack.centers.mean(axis=0), means)
+        dist = [spread.dist for spread in scanner.scan(step, "distances to means")]
     silhouettes = [(np.nan, np.nan)] * len(centers)
-    if sample_size:
-        labels = list(labels_of(surveyed.sample, centers))
-        silhouettes = sample_silhouettes(surveyed.sample, labels, surveyed.n_eligible)
-    return surveyed, [score(*parts) for parts in zip(centers, spreads, dist, silhouettes, strict=True)]
-
-
-def labels_of(sample: RowSet, centers: Sequence[Float64s]) -> npt.NDArray[np.int32]:
-    """Return the labels of the rows of a sample, (n_models, n_rows)."""
-    stack = Stack.of(list(centers))
-    found = kernels.assign(np.ascontiguousarray(sample.X), None, stack, stack.centers.mean(axis=0), with_labels=True)
-    return found.labels
+    if with_silhouette:
+        silhouettes = sample_silhouettes(surveyed.sample, measured.labels(), surveyed.n_eligible)
+    return [score(*parts) for parts in zip(centers, spreads, dist, silhouettes, strict=True)]
 
 
 def explained_variation(X: Any, model: Model, sample_weight: Any = None) -> float:

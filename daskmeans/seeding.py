@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from daskmeans import kernels
 from daskmeans.kernels import Float64s, Int64s, Stack
 from daskmeans.lloyd import Model, State, Stop, lloyd
 from daskmeans.samples import Rows, samples_from_array
@@ -171,6 +172,19 @@ def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Float64s]:
         models = in_memory(sample.X, sample.weight, tries, stop)
         best.append(min(models, key=lambda model: model.total_inertia).centers)
     return best
+
+
+def best_of_each(sample: RowSet, models: list[Float64s], offset: Float64s) -> list[Float64s]:
+    """Return of the models of each number of clusters the one of the lowest inertia on the sample."""
+    stack = Stack.of(models)
+    found = kernels.assign(np.ascontiguousarray(sample.X), sample.weight, stack, offset)
+    inertia = [float(found.inertia[stack.of_model(m)].sum()) for m in range(len(models))]
+    best: dict[int, int] = {}
+    for m, centers in enumerate(models):
+        leader = best.setdefault(len(centers), m)
+        if inertia[m] < inertia[leader]:
+            best[len(centers)] = m
+    return [models[m] for m in best.values()]
 
 
 def in_memory(X: Rows, weight: Float64s, seeds: Sequence[npt.NDArray[np.floating]], stop: Stop) -> list[Model]:

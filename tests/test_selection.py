@@ -1,0 +1,80 @@
+"""Which number of clusters: sweeps find it, say why, and read the data about as often as one fit."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score, davies_bouldin_score
+
+import daskmeans
+from daskmeans import KMeans
+from daskmeans.errors import DataError
+from daskmeans.selection import knee
+
+CENTERS = [[0, 0], [8, 0], [0, 8], [8, 8]]
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["numpy", "dask"])
+def test_a_sweep_finds_the_blobs_and_says_why(lazy):
+    X, y = make_blobs(800, centers=CENTERS, random_state=0)
+    data = da.from_array(X, chunks=((500, 250, 50), 2)) if lazy else X
+    found = daskmeans.sweep(data, range(2, 8), n_init=3)
+    assert found.recommended == 4
+    assert found.reason.startswith("6 of 6 criteria suggest 4: knee of explained variation, ")
+    assert adjusted_rand_score(np.asarray(found.best_model.labels_), y) > 0.99
+    assert found.table.index.tolist() == [2, 3, 4, 5, 6, 7]
+    assert found.table.loc[4, "stability"] > 0.999 > found.table.loc[7, "stability"]
+    assert (found.table["explained_variation"].diff()[1:] > 0).all()
+    assert "Recommended: 4." in repr(found)
+    model = found.models[5]
+    assert (model.n_clusters, model.cluster_centers_.shape, model.n_features_in_) == (5, (5, 2), 2)
+    np.testing.assert_allclose(found.table.loc[5, "inertia"], -model.score(data), rtol=1e-12)
+    expected = davies_bouldin_score(X, np.asarray(model.labels_))
+    np.testing.assert_allclose(found.table.loc[5, "davies_bouldin"], expected, rtol=1e-9)
+
+
+class CountedReads(zarr.storage.WrapperStore):
+    """Counts the chunks that are read."""
+
+    n_chunks = 0
+
+    async def get(self, key, *args, **kwargs):
+        type(self).n_chunks += "/c/" in f"/{key}"
+        return await super().get(key, *args, **kwargs)
+
+
+def chunks_read(function):
+    CountedReads.n_chunks = 0
+    result = function()
+    return CountedReads.n_chunks, result
+
+
+def test_a_sweep_reads_a_store_as_often_as_its_slowest_fit_and_twice_more(rng):
+    X = (rng.normal(size=(12, 6))[rng.integers(12, size=24_000)] * 2 + rng.normal(size=(24_000, 6))).astype("f4")
+    store = CountedReads(zarr.storage.MemoryStore())
+    array = zarr.create_array(store, name="X", shape=X.shape, chunks=(500, 6), dtype="f4")
+    array[:] = X
+    options = {"random_state": 0, "memory_budget": X.nbytes // 2, "n_init": 4}
+    alone = [chunks_read(lambda k=k: KMeans(k, **options).fit(array))[0] / 48 for k in (8, 12)]
+    together, found = chunks_read(lambda: daskmeans.sweep(array, range(2, 13), **options, gap=False))
+    assert max(alone) > 4  # the store is read in each pass
+    assert together / 48 <= max(alone) + 2
+    assert found.n_passes == together / 48
+
+
+def test_knees():
+    assert knee([2, 3, 4, 5], [0.8, 0.85, 0.87, 0.88]) == 2
+    assert knee([1, 2, 3, 4, 5], [0, 0.5, 0.9, 0.91, 0.92]) == 3
+    assert knee([2, 3, 4], [0.3, 0.6, 0.9]) is None
+    assert knee([2], [0.3]) is None
+
+
+def test_what_a_sweep_cannot_do_is_refused(rng):
+    X = rng.normal(size=(20, 2))
+    with pytest.raises(DataError, match=r"n_clusters is \[0, 2\]; expected"):
+        daskmeans.sweep(X, [0, 2])
+    with pytest.raises(DataError, match="init is an array of centers"):
+        daskmeans.sweep(X, [2, 3], init=X[:2])
