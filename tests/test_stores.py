@@ -443,7 +443,7 @@ WRONG = {
     "weights over features": ({"weights": "level"}, "'level' varies along level, but weights belong to samples"),
     "small budget": (
         {"budget": Budget(2**15)},
-        r"one chunk of rows \(month: 1, latitude: 21, longitude: 40\) has 840 rows .* X",
+        r"one chunk of rows \(month: 1, latitude: 21, longitude: 40\) has 840 rows .* Set memory_budget to 107\..* KiB",
     ),
 }
 
