@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import runpy
+import shlex
 import subprocess
-import sys
 import tomllib
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from daskmeans.cli import app
 from daskmeans.memory import GIB, MIB, Budget
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,12 +40,14 @@ def folder(tmp_path_factory):
     for name in ("tests", "configs", "scripts"):
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "job.yaml").write_text(blocks("yaml")[0])
-    script = "\n".join(['set -e; daskmeans() { "$PYTHON" -m daskmeans "$@"; }', *commands("daskmeans")])
-    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(folder):
+        for command in commands("daskmeans"):
+            words = shlex.split(command)
+            target = words.index(">") if ">" in words else len(words)
+            done = CliRunner().invoke(app, words[1:target])
+            assert done.exit_code == 0, f"{command}: {done.output}"
+            for place in words[target + 1 :]:
+                Path(place).write_text(done.stdout)
     return folder
 
 
