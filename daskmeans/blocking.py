@@ -75,7 +75,7 @@ def plan_grid(source: GriddedSource, budget: Budget | None) -> tuple[Grid, tuple
     shape = [axis.size for axis in axes]
     _check_not_empty(source, axes)
     block_bytes = DEFAULT_BLOCK_BYTES if budget is None else budget.block_bytes
-    row_bytes = source.n_features * source.dtype.itemsize + ROW_OVERHEAD_BYTES
+    row_bytes = source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
     stored = _choose_edges(source, axes, block_bytes // row_bytes)
     edges = [axis.clip(edge) for axis, edge in zip(axes, stored, strict=True)]
     _check_fits(source, edges, axes, budget)
@@ -156,7 +156,7 @@ def _check_fits(source: GriddedSource, edges: Sequence[Edges], axes: Sequence[Ax
     if budget is None:
         return
     lengths = [longest_gap(edge, axis.size) for edge, axis in zip(edges, axes, strict=True)]
-    row_bytes = 2 * source.n_features * source.dtype.itemsize + ROW_OVERHEAD_BYTES
+    row_bytes = 2 * source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
     needed = math.prod(lengths) * row_bytes
     room = budget.total_bytes - budget.kept_bytes
     if needed > room:

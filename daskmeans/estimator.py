@@ -215,7 +215,7 @@ class KMeans(
         self.converged_ = fitted.converged
         self._n_features_out = len(self.cluster_centers_)
         if isinstance(X, OpenedStore):
-            X.found["n_dropped"] = self.n_dropped_ = fitted.n_dropped
+            X.found["n_dropped"] = self.n_dropped_ = fitted.dropped.total
             self.centers_ = centers_dataset(X, self.cluster_centers_)
         self.labels_ = self.predict(X) if fitted.outputs is None else np.concatenate(fitted.outputs)
 

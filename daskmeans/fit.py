@@ -17,7 +17,7 @@ from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
 from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle, settle_all
 from daskmeans.memory import ROW_OVERHEAD_BYTES, Budget
-from daskmeans.samples import Samples
+from daskmeans.samples import Dropped, Samples
 from daskmeans.scan import PassReport, Scanner, one_blas_thread
 from daskmeans.steps import (
     FOR_PARTITION,
@@ -106,7 +106,7 @@ class Fitted:
     n_iter: int
     converged: bool
     n_rows: int
-    n_dropped: int
+    dropped: Dropped
     moments: Moments
     scaling: Standardize | None
     history: list[PassReport]
@@ -320,7 +320,7 @@ class Problem:
             n_iter=model.n_iter,
             converged=bool(model.converged),
             n_rows=self.surveyed.n_rows,
-            n_dropped=self.surveyed.n_dropped,
+            dropped=self.surveyed.dropped,
             moments=self.surveyed.weighted,
             scaling=self.scaling,
             history=scanner.history,

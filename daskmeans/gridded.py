@@ -6,6 +6,7 @@ last axis block by block, never globally. Must not know how blocks were planned.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -82,6 +83,45 @@ class NamedWeight:
         return np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1)
 
 
+@dataclass(frozen=True)
+class NamedMask:
+    """A variable that is not 0, and no NaN, where data counts; or the other way round."""
+
+    name: str
+    inverse: bool
+
+    def __str__(self) -> str:
+        return f"not {self.name}" if self.inverse else self.name
+
+    def counts(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return where data counts; nowhere where the mask itself is missing."""
+        known = np.isfinite(values)
+        found: npt.NDArray[np.bool_] = known & ((values == 0) if self.inverse else (values != 0))
+        return found
+
+
+@dataclass(frozen=True)
+class GridMask:
+    """Which cells of a grid count, by a variable over some or all sample dimensions."""
+
+    source: GriddedSource
+    mask: NamedMask
+
+    def __str__(self) -> str:
+        return str(self.mask)
+
+    def kept(self, region: Region) -> npt.NDArray[np.bool_]:
+        """Read the region's part of the mask, (n_cells,)."""
+        ranges, dims = self.source.ranges(region), self.source.sample_dims
+        values = NamedWeight(self.mask.name, cosine=False).read(self.source.handle.dataset(), ranges, dims)
+        return self.mask.counts(values)
+
+    def no_rows(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+        """Return no rows, and no weights if there are weights."""
+        rows = np.empty((0, self.source.n_features), self.source.dtype)
+        return rows, None if self.source.weight is None else np.empty(0)
+
+
 @dataclass(frozen=True, eq=False)
 class GivenWeight:
     """Weights in memory, (n_samples,), of a store with one sample dimension."""
@@ -114,6 +154,7 @@ class GriddedSource:
     n_features : number of columns.
     dtype : float32 or float64.
     weight : weights of the cells, or None.
+    columns : (n_features,), which of the columns of all fields are features; None for all.
     """
 
     handle: Handle
@@ -123,6 +164,12 @@ class GriddedSource:
     n_features: int
     dtype: np.dtype[Any]
     weight: Weight | None
+    columns: npt.NDArray[np.intp] | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def width(self) -> int:
+        """Number of columns of all fields, those included that are no features."""
+        return int(self.fields[-1].columns.stop)
 
     def read(
         self,
@@ -139,12 +186,13 @@ class GriddedSource:
         DataError : a chunk is damaged or cannot be read. It is named.
         """
         try:
-            return self._read(region)
+            cells, weight = self._read(region)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         # Codecs raise what they like, also exceptions that do not derive from Exception.
         except BaseException as error:
             raise self._find_damage(region, error) from error
+        return cells if self.columns is None else cells[:, self.columns], weight
 
     def describe(self, region: Region) -> str:
         """Name the coordinates of the region's first and last cells."""
@@ -157,15 +205,15 @@ class GriddedSource:
         return self.describe(tuple(slice(int(i), int(i) + 1) for i in place))
 
     def _read(self, region: Region) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
-        ranges = self._ranges(region)
+        ranges = self.ranges(region)
         dataset = self.handle.dataset()
         weight = None
         if self.weight is not None:
             weight = self.weight.read(dataset, ranges, self.sample_dims)
         n_cells = math.prod(part.stop - part.start for part in region)
         if len(self.fields) == 1:
-            return self._read_field(dataset, self.fields[0], ranges).reshape(n_cells, self.n_features), weight
-        cells = np.empty((n_cells, self.n_features), dtype=self.dtype)
+            return self._read_field(dataset, self.fields[0], ranges).reshape(n_cells, self.width), weight
+        cells = np.empty((n_cells, self.width), dtype=self.dtype)
         for field in self.fields:
             # Not kept under a name: it would still be in memory while the next one is read.
             _copy_columns(cells[:, field.columns], self._read_field(dataset, field, ranges))
@@ -176,15 +224,15 @@ class GriddedSource:
         part = read_variable(dataset.variables[field.name], ranges)
         return part.transpose(*self.sample_dims, *field.dims).values
 
+    def ranges(self, region: Region) -> dict[str, slice | int]:
+        """Return the stored range of every dimension."""
+        return {**self.window, **dict(self._parts(region))}
+
     def _parts(self, region: Region) -> Iterator[tuple[str, slice]]:
         """Yield the stored range of each sample dimension."""
         for dim, part in zip(self.sample_dims, region, strict=True):
             start = _start(self.window[dim])
             yield dim, slice(start + part.start, start + part.stop)
-
-    def _ranges(self, region: Region) -> dict[str, slice | int]:
-        """Return the stored range of every dimension."""
-        return {**self.window, **dict(self._parts(region))}
 
     def _where(self, ranges: Ranges) -> str:
         """Name the coordinates at the ends of the stored ranges of the sample dimensions."""
@@ -198,7 +246,7 @@ class GriddedSource:
 
     def _find_damage(self, region: Region, error: BaseException) -> DataError:
         """Read the region's chunks one by one, and return an error that names the first bad one."""
-        ranges = self._ranges(region)
+        ranges = self.ranges(region)
         dataset = self.handle.dataset()
         names = [field.name for field in self.fields]
         if isinstance(self.weight, NamedWeight):

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
-from daskmeans.gridded import NamedWeight, format_value
+from daskmeans.gridded import NamedMask, NamedWeight, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -266,6 +266,29 @@ def resolve_weight(handle: Handle, weights: str | None, dims: Dims, window: Wind
             f"whose dimensions are {_listing(dims.samples)}"
         )
     return NamedWeight(name, cosine=weights == COS_LATITUDE)
+
+
+def resolve_mask(handle: Handle, mask: str | None, dims: Dims, window: Window) -> NamedMask | None:
+    """Return what says which samples, or which features, count; ``~`` before the name turns it round.
+
+    Raises
+    ------
+    ConfigError : the variable is not there, or varies along both samples and features, or along neither.
+    """
+    if mask is None:
+        return None
+    name, inverse = mask.removeprefix("~").strip(), mask.startswith("~")
+    dataset = handle.dataset()
+    _check_there(name, dataset.variables, f"mask: {handle.label} has no variable", dataset.variables)
+    variable = dataset.variables[name]
+    check_numbers(handle.label, name, variable)
+    along = [dim for dim in map(str, variable.dims) if isinstance(window[dim], slice)]
+    if not along or not (set(along) <= set(dims.samples) or set(along) <= set(dims.features)):
+        raise ConfigError(
+            f"mask: {name!r} has dimensions {_listing(along) or 'none'}; a mask of samples has some of "
+            f"{_listing(dims.samples)}, a mask of features some of {_listing(dims.features) or 'none'}"
+        )
+    return NamedMask(name, inverse)
 
 
 def _check_there(name: str, known: Iterable[Any], what: str, shown: Iterable[Any] | None = None) -> None:

@@ -7,11 +7,12 @@ Must not know what is computed on the rows.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,27 @@ class Grid:
         return tuple(slice(bound[i], bound[i + 1]) for bound, i in zip(self.bounds, place, strict=True))
 
 
+class Dropped(NamedTuple):
+    """How many cells are no rows, by the first reason that holds."""
+
+    masked: int = 0
+    nan: int = 0
+    infinite: int = 0
+    weightless: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+    def plus(self, other: Dropped) -> Dropped:
+        """Add up."""
+        return Dropped(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+NONE_DROPPED = Dropped()
+
+
 @dataclass(frozen=True)
 class Block:
     """The rows of one block, in memory.
@@ -79,6 +101,7 @@ class Block:
     weight : (n_rows,) float64, or None where every row weighs 1.
     region : the block's slices in the sample grid.
     present : (n_cells,) bool, which cells of the region are rows; None where all are.
+    dropped : why the others are not.
     """
 
     index: int
@@ -87,6 +110,7 @@ class Block:
     X: Rows
     weight: npt.NDArray[np.float64] | None
     present: npt.NDArray[np.bool_] | None
+    dropped: Dropped = NONE_DROPPED
 
     @property
     def n_rows(self) -> int:
@@ -176,6 +200,16 @@ class Transform(Protocol):
         """Return `centers` in the units of the input."""
 
 
+class Mask(Protocol):
+    """Says which cells count. Picklable; what it opens, it opens in the worker."""
+
+    def kept(self, region: Region) -> npt.NDArray[np.bool_]:
+        """Return which cells of a region count, (n_cells,)."""
+
+    def no_rows(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+        """Return what reading a region without a cell that counts would give, without reading it."""
+
+
 @dataclass(frozen=True)
 class Loader:
     """Reads one block: the part of `Samples` that travels to the workers."""
@@ -184,29 +218,47 @@ class Loader:
     grid: Grid
     missing: Missing
     transform: Transform | None = None
+    mask: Mask | None = None
 
     def load(self, index: int, given: Sequence[npt.NDArray[Any]] = ()) -> Block:
-        """Read block `index` and drop its missing rows, before any transform."""
+        """Read block `index` and drop its masked and missing rows, before any transform."""
         region = self.grid.region(index)
+        kept = None
+        if self.mask is not None:
+            kept = self.mask.kept(region)
+            if not kept.any():
+                X, weight = self.mask.no_rows()
+                return Block(index, region, self.grid, X, weight, kept, Dropped(masked=len(kept)))
         cells, weight = self.source.read(region, given)
         X = np.ascontiguousarray(cells, dtype=self.source.dtype)
-        present = None
+        present, dropped = self._present(X, weight, kept)
+        if not dropped.total:
+            return Block(index, region, self.grid, X, weight, None)
+        weight = None if weight is None else weight[present]
+        return Block(index, region, self.grid, X[present], weight, present, dropped)
+
+    def _present(
+        self, X: Rows, weight: npt.NDArray[np.float64] | None, kept: npt.NDArray[np.bool_] | None
+    ) -> tuple[npt.NDArray[np.bool_], Dropped]:
+        """Return which cells are rows, (n_cells,), and why the others are not."""
+        present = np.ones(len(X), dtype=np.bool_) if kept is None else kept
+        counts = [int(present.sum())]
         if self.missing == "drop":
-            present = np.isfinite(X).all(axis=1)
-            if weight is not None:
-                present &= np.isfinite(weight)
-            if present.all():
-                present = None
-            else:
-                X, weight = X[present], None if weight is None else weight[present]
-        return Block(index, region, self.grid, X, weight, present)
+            finite = np.isfinite(X).all(axis=1)
+            nan = np.zeros(len(X), dtype=np.bool_)
+            nan[~finite] = np.isnan(X[~finite]).any(axis=1)
+            good = [~nan, finite, *([] if weight is None else [np.isfinite(weight)])]
+            for part in good:
+                present = present & part
+                counts.append(int(present.sum()))
+        return present, Dropped(*(a - b for a, b in itertools.pairwise([len(X), *counts])))
 
     def transformed(self, block: Block) -> Block:
         """Apply the transform, if there is one."""
         if self.transform is None:
             return block
         X = self.transform.apply(block.X)
-        return Block(block.index, block.region, block.grid, X, block.weight, block.present)
+        return replace(block, X=X)
 
 
 @dataclass(frozen=True)
@@ -257,7 +309,7 @@ class Samples:
 
     def with_transform(self, transform: Transform) -> Samples:
         """Return the same samples, seen through `transform`."""
-        loader = Loader(self.loader.source, self.grid, self.loader.missing, transform)
+        loader = replace(self.loader, transform=transform)
         return Samples(loader, self.collections, self.n_samples, self.in_memory, self.feature_names)
 
     def __repr__(self) -> str:

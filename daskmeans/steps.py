@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from daskmeans import kernels
 from daskmeans.kernels import Float64s, Int64s, Moments, Stack
-from daskmeans.samples import Block, Region, Rows
+from daskmeans.samples import Block, Dropped, Region, Rows
 from daskmeans.scan import Step
 
 P = TypeVar("P")
@@ -86,7 +86,7 @@ class Surveyed(NamedTuple):
     Attributes
     ----------
     n_rows : rows, without those that were dropped.
-    n_dropped : cells that were dropped as missing.
+    dropped : cells that are no rows, and why.
     n_eligible : rows that the sample is drawn from: those of positive weight.
     n_non_finite, first_non_finite : rows with a NaN or an infinity, and the id of the first; -1 if none.
     n_bad_weights, first_bad_weight : rows whose weight is negative, NaN or infinite, and the id of the first.
@@ -95,7 +95,7 @@ class Surveyed(NamedTuple):
     """
 
     n_rows: int
-    n_dropped: int
+    dropped: Dropped
     n_eligible: int
     n_non_finite: int
     first_non_finite: int
@@ -104,6 +104,11 @@ class Surveyed(NamedTuple):
     moments: Moments
     weighted: Moments
     sample: RowSet
+
+    @property
+    def n_dropped(self) -> int:
+        """Number of cells that are no rows."""
+        return self.dropped.total
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Survey:
         plain = kernels.moments(block.X, None)
         counted = Surveyed(
             n_rows=block.n_rows,
-            n_dropped=0 if block.present is None else len(block.present) - block.n_rows,
+            dropped=block.dropped,
             n_eligible=int(eligible.sum()),
             n_non_finite=n_bad,
             first_non_finite=int(row_ids[first_bad]) if n_bad else -1,
@@ -160,7 +165,7 @@ class Survey:
         (a, a_rows, a_words), (b, b_rows, b_words) = left, right
         counted = Surveyed(
             n_rows=a.n_rows + b.n_rows,
-            n_dropped=a.n_dropped + b.n_dropped,
+            dropped=a.dropped.plus(b.dropped),
             n_eligible=a.n_eligible + b.n_eligible,
             n_non_finite=a.n_non_finite + b.n_non_finite,
             first_non_finite=a.first_non_finite if a.n_non_finite else b.first_non_finite,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,24 @@ import numpy as np
 import xarray as xr
 
 from daskmeans.blocking import plan_grid
+from daskmeans.errors import ConfigError
 from daskmeans.gridded import (
     Field,
     GivenWeight,
     GriddedSource,
+    GridMask,
+    NamedMask,
     NamedWeight,
     format_value,
     length,
+    read_variable,
 )
 from daskmeans.handles import open_handle
 from daskmeans.memory import MIB, format_bytes
 from daskmeans.resolve import (
     keep_named_dims,
     resolve_dims,
+    resolve_mask,
     resolve_selection,
     resolve_variables,
     resolve_weight,
@@ -118,7 +124,11 @@ class OpenedStore:
         )
 
     def unstack(self, values: npt.NDArray[Any], dim: str = "cluster") -> xr.Dataset:
-        """Return values per feature, (n, n_features), as variables over `dim` and feature dims."""
+        """Return values per feature, (n, n_features), as variables over `dim` and feature dims, NaN where masked."""
+        if (columns := self.source.columns) is not None:
+            wide = np.full((len(values), self.source.width), np.nan)
+            wide[:, columns] = values
+            values = wide
         arrays = {
             field.name: ((dim, *field.dims), values[:, field.columns].reshape(-1, *field.shape))
             for field in self.fields
@@ -146,6 +156,7 @@ class OpenedStore:
             "dtype": str(samples.dtype),
             "blocks": f"{samples.grid.n_blocks:,}, of {format_bytes(samples.block_bytes)} at most",
             "weights": "none" if weight is None else str(weight),
+            "mask": "none" if samples.loader.mask is None else str(samples.loader.mask),
             "missing": "an error" if samples.loader.missing == "error" else f"dropped: {dropped}",
         }
         return "\n".join([f"<samples of {self.label}>", *(f"    {name}: {text}" for name, text in lines.items())])
@@ -160,6 +171,7 @@ def open_samples(
     feature_dims: Sequence[str] | None = None,
     select: Mapping[str, Any] | None = None,
     weights: str | None = None,
+    mask: str | None = None,
     missing: Missing = "error",
     budget: Budget | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -184,7 +196,10 @@ def open_samples(
         dimension that is given one value is dropped, unless it is named among the sample or
         feature dimensions: then it stays, with length 1.
     weights : ``"cos_latitude"``, or a variable over some or all sample dimensions.
-    missing : what to do with samples that have a missing value; see `Loader`.
+    mask : a variable over some or all sample dimensions: samples where it is 0 or NaN are dropped, and their values
+        are not looked at. Or over feature dimensions: such features are left out. ``~`` before the name turns it
+        round.
+    missing : what NaN or infinity in a sample does: ``"error"``, or ``"drop"``: the sample's label is -1.
     budget : bounds the size of blocks; None for blocks of some 64 MiB.
     storage_options : passed to fsspec, for URLs.
 
@@ -206,12 +221,13 @@ def open_samples(
     (Samples(n_samples=20, n_features=2, dtype=float32, blocks=1, block_bytes=160), ('u[level=0]', 'u[level=1]'))
     """
     handle = open_handle(store, array, storage_options)
-    names = resolve_variables(handle, array, variables, default=_default_variables(handle, weights))
+    names = resolve_variables(handle, array, variables, default=_default_variables(handle, weights, mask))
     window = resolve_selection(handle, select or {})
     dims = resolve_dims(handle, names, sample_dims, feature_dims, window)
     window = keep_named_dims(window, dims)
     weight = resolve_weight(handle, weights, dims, window)
-    return _open(handle, names, dims, window, weight, missing, budget)
+    hidden = resolve_mask(handle, mask, dims, window)
+    return _open(handle, names, dims, window, weight, hidden, missing, budget)
 
 
 def samples_from_zarr(
@@ -226,16 +242,17 @@ def samples_from_zarr(
     budget : bounds the size of blocks; None for blocks of some 64 MiB.
     """
     handle = open_handle(array, None, None)
-    names = resolve_variables(handle, None, None, default=_default_variables(handle, None))
+    names = resolve_variables(handle, None, None, default=_default_variables(handle))
     window = resolve_selection(handle, {})
     dims = resolve_dims(handle, names, None, None, window)
     weight = None if sample_weight is None else GivenWeight(sample_weight)
-    return _open(handle, names, dims, window, weight, "error", budget).samples
+    return _open(handle, names, dims, window, weight, None, "error", budget).samples
 
 
-def _default_variables(handle: Handle, weights: str | None) -> tuple[str, ...]:
+def _default_variables(handle: Handle, weights: str | None = None, mask: str | None = None) -> tuple[str, ...]:
     """Return all variables of a Dataset that the caller gave, or the only one of a store."""
-    names = tuple(str(name) for name in handle.dataset().data_vars if name != weights)
+    others = {weights, mask.removeprefix("~").strip() if mask else None}
+    names = tuple(str(name) for name in handle.dataset().data_vars if name not in others)
     return names if handle.is_given or len(names) == 1 else ()
 
 
@@ -245,6 +262,7 @@ def _open(
     dims: Dims,
     window: Window,
     weight: Weight | None,
+    mask: NamedMask | None,
     missing: Missing,
     budget: Budget | None,
 ) -> OpenedStore:
@@ -252,21 +270,25 @@ def _open(
     dataset = handle.dataset()
     fields = _fields(dataset, names, dims, window)
     dtypes = {row_dtype(dataset.variables[name].dtype) for name in names}
+    hides_samples = mask is not None and _is_along(dataset.variables[mask.name], dims.samples)
+    columns = None if mask is None or hides_samples else _kept_columns(handle, fields, mask, window)
     source = GriddedSource(
-        handle=handle.only(_needed(dataset, names, dims, weight)),
+        handle=handle.only(_needed(dataset, names, dims, weight, mask if hides_samples else None)),
         fields=fields,
         sample_dims=dims.samples,
         window=window,
-        n_features=fields[-1].columns.stop,
+        n_features=fields[-1].columns.stop if columns is None else len(columns),
         dtype=np.result_type(*dtypes),
         weight=weight,
+        columns=columns,
     )
     grid, label_chunks = plan_grid(source, budget)
     coords = _coords(dataset, window)
+    feature_names = _feature_names(fields, coords, window)
     samples = Samples(
-        Loader(source, grid, missing),
+        Loader(source, grid, missing, mask=GridMask(source, mask) if mask is not None and hides_samples else None),
         n_samples=grid.n_cells,
-        feature_names=_feature_names(fields, coords, window),
+        feature_names=feature_names if columns is None else tuple(feature_names[i] for i in columns),
     )
     return OpenedStore(
         label=handle.label,
@@ -290,10 +312,40 @@ def _fields(dataset: xr.Dataset, names: Sequence[str], dims: Dims, window: Windo
     return tuple(fields)
 
 
-def _needed(dataset: xr.Dataset, names: Sequence[str], dims: Dims, weight: Weight | None) -> tuple[str, ...]:
-    """Return what a worker opens: variables, weights, and coordinates that name a place."""
+def _is_along(variable: xr.Variable, dims: Sequence[str]) -> bool:
+    """Return whether a variable varies along some of these dimensions."""
+    return any(dim in dims for dim in variable.dims)
+
+
+def _kept_columns(handle: Handle, fields: Sequence[Field], mask: NamedMask, window: Window) -> npt.NDArray[np.intp]:
+    """Return the columns that a mask over feature dimensions leaves; a variable that lacks one of these keeps all."""
+    part = read_variable(handle.dataset().variables[mask.name], window)
+    keep: list[npt.NDArray[np.bool_]] = []
+    for field in fields:
+        if not set(part.dims) <= set(field.dims):
+            keep.append(np.ones(math.prod(field.shape), dtype=np.bool_))
+            continue
+        sizes = dict(zip(field.dims, field.shape, strict=True))
+        values = xr.DataArray(mask.counts(part.values), dims=part.dims).broadcast_like(_empty(sizes))
+        keep.append(values.transpose(*field.dims).values.ravel())
+    columns = np.flatnonzero(np.concatenate(keep))
+    if not len(columns):
+        raise ConfigError(f"mask: {mask} leaves no feature")
+    return columns
+
+
+def _empty(sizes: Mapping[str, int]) -> xr.DataArray:
+    """Return something of these dimensions."""
+    return xr.DataArray(np.empty(tuple(sizes.values()), dtype=np.bool_), dims=list(sizes))
+
+
+def _needed(
+    dataset: xr.Dataset, names: Sequence[str], dims: Dims, weight: Weight | None, mask: NamedMask | None
+) -> tuple[str, ...]:
+    """Return what a worker opens: variables, weights, mask, and coordinates that name a place."""
     places = [dim for dim in dims.samples if dim in dataset.coords and dataset.coords[dim].nbytes <= PLACE_BYTES]
-    return (*names, *([weight.name] if isinstance(weight, NamedWeight) else ()), *places)
+    masks = () if mask is None else (mask.name,)
+    return (*names, *([weight.name] if isinstance(weight, NamedWeight) else ()), *masks, *places)
 
 
 def _coords(dataset: xr.Dataset, window: Window) -> dict[str, xr.DataArray]:

@@ -229,6 +229,11 @@ class InputConfig(Section):
         default=None,
         description="Weight of each sample: `cos_latitude`, or the name of a variable. Default: all weigh 1.",
     )
+    mask: Name | None = Field(
+        default=None,
+        description="Variable over sample dimensions: samples where it is 0 or NaN get label -1; or over feature "
+        "dimensions: such features are left out. `~name` turns it round.",
+    )
     missing: Literal["error", "drop"] = Field(
         default="error",
         description="What NaN or infinity in a sample does: stop with an error, or drop the "

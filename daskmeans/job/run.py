@@ -267,7 +267,8 @@ def _summary(job: Job, fitted: Fitted, scanner: Scanner, elapsed_s: float) -> di
     """Return what summary.json says."""
     return {
         "n_samples": fitted.n_rows,
-        "n_dropped": fitted.n_dropped,
+        "n_dropped": fitted.dropped.total,
+        "dropped": fitted.dropped._asdict(),
         "n_features": fitted.centers.shape[1],
         "n_clusters": fitted.centers.shape[0],
         "inertia": fitted.inertia,
