@@ -41,6 +41,10 @@ SAMPLE_MIN_ROWS = 2**16
 
 AUTO_ROUNDS = 2
 
+# Up to this many rows seeding does not depend on their order or on whether they are repeated or weighted: random numbers
+# go to the distinct rows, sorted.
+FEW_ROWS = 1024
+
 # Less than this share of the sample that was asked for does not do.
 ENOUGH_OF_SAMPLE = 0.25
 
@@ -268,16 +272,25 @@ class Problem:
         options = self.options
         if not isinstance(options.init, str):
             return self._given_seeds()
-        start = seeding.Start(options.each_model, self.sample, self.offset, options.seed)
+        start = seeding.Start(options.each_model, self._seeding_sample(), self.offset, options.seed)
         if options.init == "random":
             return [tries[0] for tries in seeding.random_rows(start)]
-        if options.init == "k-means++":
+        if options.init == "k-means++" or self._all_sampled:
             seeds = seeding.plus_plus_on_sample(start)
         else:
             rounds = AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
             seeds = seeding.scalable(scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds)
-        polished = seeding.polish(self.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
+        polished = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
         return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
+
+    @property
+    def _all_sampled(self) -> bool:
+        """Whether the sample is all there is, and small: then k-means++ on it is what k-means|| approximates."""
+        return len(self.sample.X) == self.surveyed.n_eligible <= FEW_ROWS
+
+    def _seeding_sample(self) -> RowSet:
+        """Return the sample; where it is all there is, so that a weight counts exactly as so many copies of a row."""
+        return self.sample.distinct() if self._all_sampled else self.sample
 
     @property
     def polishes(self) -> bool:

@@ -51,6 +51,11 @@ class RowSet(NamedTuple):
         """Put sets of rows one after another."""
         return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
+    def distinct(self) -> RowSet:
+        """Return the distinct rows in lexicographic order, each with the weight of all its copies."""
+        X, first, copies = np.unique(self.X, axis=0, return_index=True, return_inverse=True)
+        return RowSet(self.row_ids[first], X, np.bincount(copies.ravel(), self.weight))
+
     def take(self, rows: npt.NDArray[Any]) -> RowSet:
         """Take some of the rows."""
         return RowSet(self.row_ids[rows], self.X[rows], self.weight[rows])

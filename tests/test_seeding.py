@@ -149,3 +149,14 @@ def test_too_few_candidates_still_give_all_clusters(rng, oversampling_factor):
     X = rng.normal(size=(500, 2))
     model = KMeans(10, oversampling_factor=oversampling_factor, init_rounds=1, random_state=0).fit(X)
     assert (model.counts_ > 0).all()
+
+
+@pytest.mark.parametrize("init", ["k-means||", "k-means++", "random"])
+def test_weights_equal_repetition_and_order_does_not_matter_where_rows_are_few(rng, init):
+    X = rng.normal(size=(40, 3))
+    weight = rng.integers(0, 5, 40)
+    order = rng.permutation(40)
+    for seed in range(5):
+        weighted = KMeans(6, init=init, random_state=seed).fit(X[order], sample_weight=weight[order])
+        repeated = KMeans(6, init=init, random_state=seed).fit(X.repeat(weight, axis=0))
+        np.testing.assert_allclose(weighted.cluster_centers_, repeated.cluster_centers_, rtol=1e-9)
