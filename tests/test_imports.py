@@ -88,7 +88,16 @@ def test_only_kernels_compile():
 
 
 def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
-    assert importers("zarr", "xarray") <= {"stores", "resolve", "gridded", "handles", "blocking", "labelled", "job", "estimator"}
+    assert importers("zarr", "xarray") <= {
+        "stores",
+        "resolve",
+        "gridded",
+        "handles",
+        "blocking",
+        "labelled",
+        "job",
+        "estimator",
+    }
 
 
 @pytest.mark.parametrize("name", ["kernels", "samples", "memory", "errors", "steps", "lloyd", "seeding"])
