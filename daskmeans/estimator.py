@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from dask.base import optimize
+from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -25,10 +26,16 @@ from sklearn.base import (
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
 
 from daskmeans import kernels
 from daskmeans.errors import DataError, SplitFeaturesWarning
+from daskmeans.frames import array_of, is_dask_frame
 from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, fit
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.labelled import centers_dataset, label_samples, measure_samples, open_labelled
@@ -223,6 +230,9 @@ class KMeans(
         self, X: Any, sample_dims: Sequence[str] | None, sample_weight: Any, budget: Budget, *, reset: bool
     ) -> tuple[Any, Any]:
         """Return data with named dimensions as opened samples, whose weights are its own; other data as it is."""
+        if is_dask_frame(X):
+            _check_feature_names(self, X._meta, reset=reset)
+            X, sample_weight = array_of(X), array_of(sample_weight)
         layout = (sample_dims, None) if reset else self._layout
         opened = open_labelled(X, *layout, sample_weight)
         if sample_dims is not None and (opened is None or opened is X):
@@ -254,6 +264,7 @@ class KMeans(
             return samples_from_zarr(X, sample_weight, budget)
         if isinstance(X, da.Array):
             self._check_columns(X.shape, X.dtype, reset=reset)
+            _check_dense(X)
             return _samples_from_dask(X, sample_weight)
         X = self._in_memory(X, reset=reset)
         if sample_weight is not None:
@@ -428,6 +439,15 @@ def _is_lazy(X: Any) -> bool:
 def _as_dask(X: Any) -> da.Array:
     lazy: da.Array = da.from_zarr(X) if isinstance(X, zarr.Array) else X
     return lazy
+
+
+def _check_dense(X: da.Array) -> None:
+    """Raise TypeError, as scikit-learn does, if the chunks of a Dask array are sparse matrices."""
+    if issparse(X._meta):
+        raise TypeError(
+            "Sparse data was passed for X, but dense data is required. Use X.map_blocks(lambda rows: rows.toarray(), "
+            "dtype=X.dtype) to convert its chunks."
+        )
 
 
 def _whole_rows(X: da.Array) -> da.Array:

@@ -54,7 +54,8 @@ class RowSet(NamedTuple):
     def distinct(self) -> RowSet:
         """Return the distinct rows in lexicographic order, each with the weight of all its copies."""
         X, first, copies = np.unique(self.X, axis=0, return_index=True, return_inverse=True)
-        return RowSet(self.row_ids[first], X, np.bincount(copies.ravel(), self.weight))
+        weight = np.bincount(copies.ravel(), self.weight).astype(np.float64)
+        return RowSet(self.row_ids[first], X, weight)
 
     def take(self, rows: npt.NDArray[Any]) -> RowSet:
         """Take some of the rows."""

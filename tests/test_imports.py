@@ -21,7 +21,7 @@ LAYERS = [
     {"seeding"},
     {"lloyd"},
     {"active"},
-    {"steps", "labelled"},
+    {"steps", "labelled", "frames"},
     {"scan"},
     {"stores", "transforms"},
     {"resolve"},
