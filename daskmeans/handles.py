@@ -21,6 +21,7 @@ from xarray.backends.zarr import ZarrArrayWrapper, ZarrStore
 from xarray.core.indexing import LazilyIndexedArray
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
+from daskmeans.ome import CHANNELS, IMAGE, describe_image, is_image
 from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
@@ -111,11 +112,13 @@ class StoreHandle:
     ----------
     bare_array : name of the wanted array, where its dimensions have no names.
     names : variables to open; None for all.
+    level : which resolution is wanted, where the group is an image pyramid.
     """
 
     location: Location
     bare_array: str | None
     names: tuple[str, ...] | None
+    level: int | None = None
 
     @property
     def label(self) -> str:
@@ -137,11 +140,14 @@ class StoreHandle:
 
     def bare_arrays(self) -> tuple[str, ...]:
         """Return the names of the arrays whose dimensions have no names."""
-        return _bare_arrays(_node_at(self.location))
+        return () if self.level is not None else _bare_arrays(_node_at(self.location))
 
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the path of the chunk's file or object."""
-        return _chunk_key(_node_at(self.location), name, index)
+        node = _node_at(self.location)
+        if self.level is not None and isinstance(node, zarr.Group):
+            node, _ = _image_of(node, self.level, self.label)
+        return _chunk_key(node, name, index)
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,9 @@ class NpyHandle:
         return self.path
 
 
-def open_handle(store: Any, array: str | None, storage_options: Mapping[str, Any] | None) -> Handle:
+def open_handle(
+    store: Any, array: str | None, storage_options: Mapping[str, Any] | None, level: int | None = None
+) -> Handle:
     """Open `store` and return a handle on it.
 
     Parameters
@@ -187,6 +195,7 @@ def open_handle(store: Any, array: str | None, storage_options: Mapping[str, Any
         store, group or array; or an `xarray.Dataset` or `DataArray`.
     array : name of the array that is wanted, where its dimensions may have no names.
     storage_options : passed to fsspec, for URLs.
+    level : which resolution of an image pyramid, 0 for the finest; None for that too.
 
     Raises
     ------
@@ -199,9 +208,13 @@ def open_handle(store: Any, array: str | None, storage_options: Mapping[str, Any
         label = str(store.encoding.get("source", "the given Dataset"))
         return DatasetHandle(store, label, node=None)
     if isinstance(store, str | Path):
-        return _open_path(str(store), array, storage_options)
+        return _open_path(str(store), array, storage_options, level)
     node = store if isinstance(store, zarr.Group | zarr.Array) else open_node(store, None)
     label = node_label(node)
+    if isinstance(node, zarr.Group) and array is None and is_image(node):
+        image, dataset = _image_of(node, level or 0, label)
+        return DatasetHandle(dataset, label, image)
+    _check_no_level(level, label)
     bare_array = _bare_array(node, array, label)
     dataset = _open_variables(node, bare_array, None, label)
     return DatasetHandle(dataset, label, node)
@@ -232,7 +245,9 @@ def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
         raise DataError(f"{store} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
 
 
-def _open_path(path: str, array: str | None, storage_options: Mapping[str, Any] | None) -> StoreHandle | NpyHandle:
+def _open_path(
+    path: str, array: str | None, storage_options: Mapping[str, Any] | None, level: int | None
+) -> StoreHandle | NpyHandle:
     """Open a path or URL."""
     token = uuid.uuid4().hex
     if "://" not in path:
@@ -241,7 +256,25 @@ def _open_path(path: str, array: str | None, storage_options: Mapping[str, Any] 
         _check_exists(path)
         return NpyHandle(path, token)
     location = Location(path, storage_options, token)
+    if array is None and is_image(_node_at(location)):
+        return StoreHandle(location, None, None, level or 0)
+    _check_no_level(level, path)
     return StoreHandle(location, _bare_array(_node_at(location), array, path), None)
+
+
+def _check_no_level(level: int | None, label: str) -> None:
+    if level is not None:
+        raise ConfigError(
+            f"level: {label} is no image pyramid (it has no multiscales metadata); leave level out"
+        )
+
+
+def _image_of(group: zarr.Group, level: int, label: str) -> tuple[Array, xr.Dataset]:
+    """Open one resolution of an image without reading it."""
+    image = describe_image(group, level, label)
+    array: Array = group[image.path]  # type: ignore[assignment]
+    dataset = _decode_array(array, IMAGE, image.dims).assign_coords(image.coords)
+    return array, dataset.assign_attrs({} if image.channel_dim is None else {CHANNELS: image.channel_dim})
 
 
 def _check_exists(path: str) -> None:
@@ -295,6 +328,8 @@ def _node_at(location: Location) -> Node:
 def _dataset_of_store(handle: StoreHandle) -> xr.Dataset:
     """Open the variables of a handle, once in each process."""
     node = _node_at(handle.location)
+    if handle.level is not None and isinstance(node, zarr.Group):
+        return _image_of(node, handle.level, handle.label)[1]
     return _open_variables(node, handle.bare_array, handle.names, handle.label)
 
 

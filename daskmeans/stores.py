@@ -29,6 +29,7 @@ from daskmeans.gridded import (
 )
 from daskmeans.handles import open_handle
 from daskmeans.memory import MIB, format_bytes
+from daskmeans.ome import CHANNELS
 from daskmeans.resolve import (
     keep_named_dims,
     resolve_dims,
@@ -175,6 +176,7 @@ def open_samples(
     missing: Missing = "error",
     budget: Budget | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    level: int | None = None,
 ) -> OpenedStore:
     """Open a store as samples. Reads metadata and coordinates only.
 
@@ -202,6 +204,8 @@ def open_samples(
     missing : what NaN or infinity in a sample does: ``"error"``, or ``"drop"``: the sample's label is -1.
     budget : bounds the size of blocks; None for blocks of some 64 MiB.
     storage_options : passed to fsspec, for URLs.
+    level : which resolution of an OME-Zarr image, 0 for the finest, which is the default. Its variable is ``image``;
+        its channels are features by default, and its pixels samples.
 
     Returns
     -------
@@ -220,7 +224,9 @@ def open_samples(
     >>> opened.samples, opened.feature_names
     (Samples(n_samples=20, n_features=2, dtype=float32, blocks=1, block_bytes=160), ('u[level=0]', 'u[level=1]'))
     """
-    handle = open_handle(store, array, storage_options)
+    handle = open_handle(store, array, storage_options, level)
+    if sample_dims is None and feature_dims is None:
+        feature_dims = _channels(handle)
     names = resolve_variables(handle, array, variables, default=_default_variables(handle, weights, mask))
     window = resolve_selection(handle, select or {})
     dims = resolve_dims(handle, names, sample_dims, feature_dims, window)
@@ -247,6 +253,12 @@ def samples_from_zarr(
     dims = resolve_dims(handle, names, None, None, window)
     weight = None if sample_weight is None else GivenWeight(sample_weight)
     return _open(handle, names, dims, window, weight, None, "error", budget).samples
+
+
+def _channels(handle: Handle) -> tuple[str, ...] | None:
+    """Return the dimension of an image's channels; None for what is no image, or has none."""
+    dim = handle.dataset().attrs.get(CHANNELS)
+    return None if dim is None else (str(dim),)
 
 
 def _default_variables(handle: Handle, weights: str | None = None, mask: str | None = None) -> tuple[str, ...]:

@@ -240,6 +240,11 @@ class InputConfig(Section):
         "sample, whose label is then -1.",
     )
 
+    level: Annotated[int, BeforeValidator(_not_bool), Field(ge=0)] | None = Field(
+        default=None,
+        description="Resolution of an OME-Zarr image, 0 for the finest. Default: 0. Its variable is `image`; its "
+        "channels are features and its pixels samples, unless dimensions are named.",
+    )
     storage_options: dict[str, Any] | None = Field(
         default=None,
         description="For URLs: the options of the fsspec file system, such as `{anon: true}` for s3://. Leave "
