@@ -120,6 +120,9 @@ def run(
             "[default: go on if there is one]",
         ),
     ] = None,
+    show_script: Annotated[
+        bool, typer.Option("--show-script", help="Print the job script of the workers, and submit nothing.")
+    ] = False,
 ) -> None:
     """Cluster the data that CONFIG names, and write the results to its `output.path`.
 
@@ -127,9 +130,12 @@ def run(
 
     For example: `daskmeans run job.yaml --set model.n_clusters=12 --set output.path=results/k12`
     """
-    from daskmeans.job.run import run_job
+    from daskmeans.job import run as jobs
 
-    run_job(_load(config, overrides, overwrite=overwrite), Console(), resume)
+    if show_script:
+        jobs.show_script(_load(config, overrides), Console())
+        return
+    jobs.run_job(_load(config, overrides, overwrite=overwrite), Console(), resume)
 
 
 @app.command()
@@ -170,6 +176,48 @@ def predict(
     from daskmeans.job.run import predict_job
 
     predict_job(result, store, output, overrides or [], overwrite, Console())
+
+
+@app.command()
+@_with_exit_code
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="SYSTEM", help="slurm, pbs, sge, lsf or oar. [default: that of the workers]"),
+    ] = None,
+) -> None:
+    """Submit the run of CONFIG as a batch job, and print the job's id.
+
+    The job's script and what it prints are beside the results, in a folder that ends in `.submit`.
+    """
+    from daskmeans.job.run import submit_job
+
+    typer.echo(submit_job(_load(config, overrides), config, overrides or [], to))
+
+
+Result = Annotated[Path, typer.Argument(metavar="RESULT", help="The `output.path` of the run.")]
+
+
+@app.command()
+@_with_exit_code
+def status(result: Result) -> None:
+    """Say how far the run is whose results are to be in RESULT. Reads files alone: works from any machine."""
+    from daskmeans.job.status import status_lines
+
+    for name, value in status_lines(result):
+        typer.echo(f"{name:<14}{value}")
+
+
+@app.command()
+@_with_exit_code
+def logs(result: Result) -> None:
+    """Print the log of the run whose results are, or are to be, in RESULT."""
+    from daskmeans.job.status import log_lines
+
+    for line in log_lines(result):
+        typer.echo(line)
 
 
 @app.command()

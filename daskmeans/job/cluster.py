@@ -1,19 +1,20 @@
-"""Where a job runs: checks a cluster's options, starts or joins the cluster, and says what it has.
+"""Where a job runs: starts or joins the cluster, waits for its workers, and says what it has.
 
 Must not know what is computed there.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from daskmeans.errors import ClusterError, did_you_mean
+from daskmeans.errors import ClusterError, ConfigError
+from daskmeans.job.clustertypes import JOBQUEUE, kind_of, load_class
 from daskmeans.job.interrupts import not_for_children
 
 if TYPE_CHECKING:
@@ -21,68 +22,8 @@ if TYPE_CHECKING:
 
     from daskmeans.job.config import ClusterConfig
 
-# A problem with an option: its key below `options`, if it is one key's, and what is wrong.
-OptionProblem = tuple[tuple[str, ...], str]
-
-
-def check_options(kind: str, options: Mapping[str, Any]) -> list[OptionProblem]:
-    """Return what is wrong with the `options` of a cluster of type `kind`, by key.
-
-    >>> check_options("local", {"n_worker": 2})
-    [(('n_worker',), "unknown option; did you mean 'n_workers'?")]
-    """
-    known = sorted(_known_options(kind))
-    unknown = [((str(key),), f"unknown option{did_you_mean(str(key), known)}") for key in options if key not in known]
-    return unknown + list(_wrong_values(kind, options))
-
-
-def _known_options(kind: str) -> set[str]:
-    """Return the names of the options that a cluster of this kind takes."""
-    if kind == "threads":
-        return {"num_workers"}
-    if kind == "address":
-        return {"address"}
-    from distributed import LocalCluster, Nanny, Worker
-
-    takers: list[Callable[..., Any]] = [LocalCluster.__init__, Nanny.__init__, Worker.__init__]
-    names = {name for taker in takers for name in inspect.signature(taker).parameters}
-    return names - _NOT_OPTIONS
-
-
-# Parameters that are no one's to set from a file: what Python itself needs, and what is deprecated.
-_NOT_OPTIONS = {"self", "loop", "asynchronous", "start", "ip", "kwargs", "worker_kwargs", "nanny"}
-
-
-def _wrong_values(kind: str, options: Mapping[str, Any]) -> Iterator[OptionProblem]:
-    """Yield the options whose values cannot be right."""
-    for key in ("num_workers", "n_workers", "threads_per_worker"):
-        value = options.get(key)
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (is_whole and value >= 1):
-            yield (key,), f"expected a whole number, at least 1, got {value!r}"
-    if kind == "local" and not _is_memory_limit(options.get("memory_limit")):
-        limit = options["memory_limit"]
-        yield ("memory_limit",), f"expected a size such as 2GiB, or auto, got {limit!r}"
-    if kind == "address" and not isinstance(options.get("address"), str):
-        yield (), "expected the scheduler's address, such as {address: tcp://10.0.0.1:8786}"
-
-
-def _is_memory_limit(value: Any) -> bool:
-    """Return whether Dask understands `value` as a worker's limit."""
-    from dask.utils import parse_bytes
-
-    if value is None or value == "auto":
-        return True
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return False
-    try:
-        return bool(parse_bytes(value) >= 0)
-    except (ValueError, OverflowError):
-        return False
-
-
 CONNECT_TIMEOUT_S = 20
-WORKERS_TIMEOUT_S = 60
+CLOSE_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -111,9 +52,14 @@ def describe_workers(config: ClusterConfig) -> Workers:
     if config.type == "threads":
         return _this_process(config.options)
     if config.type == "local":
-        return _local_workers(config.options)
-    with _connected(config.options["address"]) as client:
-        return _workers_of(client)
+        return _local_workers(_local_options(config))
+    if config.type == "address":
+        with _connected(config) as client:
+            return _workers_of(client)
+    load_class(config.type)
+    if config.type in JOBQUEUE:
+        return _queued_workers(config)
+    return Workers(config.most_workers, 1, 0)
 
 
 @contextmanager
@@ -132,10 +78,47 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
         with dask.config.set(scheduler="threads", num_workers=workers.n_threads):
             yield workers
         return
-    opened = _local(config.options) if config.type == "local" else _connected(config.options["address"])
+    opened = {"local": _local, "address": _connected, "mpi": _joined}.get(config.type, _deployed)(config)
     with opened as client:
         _check_installed(client)
         yield _workers_of(client)
+
+
+def job_script(config: ClusterConfig) -> str:
+    """Return the script of the jobs that would be submitted for the workers.
+
+    Raises
+    ------
+    ConfigError
+        Such a cluster submits no jobs.
+    """
+    if config.type not in JOBQUEUE:
+        raise ConfigError(f"cluster.type: {config.type} submits no job scripts; {', '.join(JOBQUEUE)} do")
+    with _started(config) as cluster:
+        return str(cluster.job_script())
+
+
+def join_mpi(config: ClusterConfig) -> None:
+    """Where all processes of an MPI program are here, let the first become the scheduler, the third and on workers.
+
+    Only the second one, the driver, returns from this.
+    """
+    if config.type == "mpi":
+        load_class("mpi")(**config.options)
+
+
+def what_is_there() -> str:
+    """Say in a few words which workers the current cluster has."""
+    from daskmeans.scan import current_client
+
+    client = current_client()
+    if client is None:
+        return "there are only threads of this process"
+    try:
+        found = client.sync(client.scheduler.identity, callback_timeout=5)["workers"]
+    except Exception:
+        return "the scheduler does not answer"
+    return f"the scheduler knows of {len(found)} workers" + "".join(f", {worker}" for worker in list(found)[:4])
 
 
 @contextmanager
@@ -182,50 +165,154 @@ def _local_workers(options: Mapping[str, Any]) -> Workers:
     return Workers(n_workers, n_threads, memory_bytes or MEMORY_LIMIT)
 
 
+def _queued_workers(config: ClusterConfig) -> Workers:
+    """Return what jobs of a batch system would give."""
+    import dask
+    from dask.utils import parse_bytes
+
+    known = {**dask.config.get(f"jobqueue.{config.type}", {}), **config.options}
+    lacking = [key for key in ("cores", "memory") if not known.get(key)]
+    if lacking:
+        raise ConfigError(f"cluster.options.{lacking[0]}: missing; expected the {lacking[0]} of one job")
+    n_processes = known.get("processes") or 1
+    n_threads = max(1, int(known["cores"]) // n_processes)
+    return Workers(config.most_workers, n_threads, int(parse_bytes(known["memory"])) // n_processes)
+
+
+def _local_options(config: ClusterConfig) -> dict[str, Any]:
+    """Return the arguments of `LocalCluster`."""
+    n_workers = config.workers if config.adapt is None else config.adapt.minimum or 1
+    return {**({} if n_workers is None else {"n_workers": n_workers}), **config.options}
+
+
 @contextmanager
-def _local(options: Mapping[str, Any]) -> Iterator[Client]:
+def _local(config: ClusterConfig) -> Iterator[Client]:
     """Start processes on this machine, for the time of the context."""
     from distributed import Client, LocalCluster
 
     # Any free port of the loopback: no other machine sees the dashboard, and no port is in the way.
-    arguments = {"dashboard_address": "127.0.0.1:0", **options}
+    arguments = {"dashboard_address": "127.0.0.1:0", **_with_security(_local_options(config))}
     try:
         with not_for_children():
             cluster = LocalCluster(**arguments)
     except Exception as error:
         raise ClusterError(f"the local cluster did not start: {error}; check cluster.options") from error
     with cluster, Client(cluster) as client:
+        if config.adapt is not None:
+            cluster.adapt(**config.adapt.model_dump())
         yield client
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Client]:
+def _started(config: ClusterConfig) -> Iterator[Any]:
+    """Start the cluster of a class, without workers, for the time of the context."""
+    options = _with_security(config.options)
+    if config.type in JOBQUEUE:
+        # The dashboard is for no other machine, unless asked.
+        given = options.get("scheduler_options") or {}
+        options["scheduler_options"] = {"dashboard_address": "127.0.0.1:0", **given}
+    factory = load_class(config.type)
+    try:
+        with not_for_children():
+            cluster = factory(**options)
+    except Exception as error:
+        raise ClusterError(
+            f"the cluster {kind_of(config.type).path} did not start: {error}; check cluster.options"
+        ) from error
+    try:
+        yield cluster
+    finally:
+        cluster.close(timeout=CLOSE_TIMEOUT_S)
+
+
+@contextmanager
+def _deployed(config: ClusterConfig) -> Iterator[Client]:
+    """Start the cluster of a class, and wait for its first worker; its jobs end with the context."""
+    from distributed import Client
+
+    with _started(config) as cluster:
+        try:
+            if config.adapt is not None:
+                cluster.adapt(**config.adapt.model_dump())
+            elif config.workers is not None:
+                cluster.scale(config.workers)
+        except Exception as error:
+            raise ClusterError(f"the workers cannot be asked for: {error}; see what `--show-script` prints") from error
+        with Client(cluster, timeout=CONNECT_TIMEOUT_S) as client:
+            _wait_for_workers(client, config)
+            yield client
+
+
+@contextmanager
+def _joined(config: ClusterConfig) -> Iterator[Client]:
+    """Join the scheduler of the MPI program that this process belongs to."""
+    from distributed import Client
+
+    with Client(timeout=CONNECT_TIMEOUT_S) as client:
+        _wait_for_workers(client, config)
+        yield client
+
+
+@contextmanager
+def _connected(config: ClusterConfig) -> Iterator[Client]:
     """Join a scheduler that runs already, and wait for its first worker."""
     from distributed import Client
 
+    options = _with_security(config.options)
+    place = options.get("address") or options["scheduler_file"]
     try:
-        client = Client(address, timeout=CONNECT_TIMEOUT_S)
+        client = Client(timeout=CONNECT_TIMEOUT_S, **options)
     except (OSError, TimeoutError, ValueError) as error:
+        key = "address" if "address" in options else "scheduler_file"
         raise ClusterError(
-            f"no Dask scheduler answers at cluster.options.address {address}: {error}; start one "
-            "with `dask scheduler`, or correct the address"
+            f"no Dask scheduler answers at cluster.options.{key} {place}: {error}; start one "
+            f"with `dask scheduler`, or correct the {key}"
         ) from error
     with client:
-        try:
-            client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_S)
-        except TimeoutError as error:
-            raise ClusterError(
-                f"the scheduler at {address} has no workers after {WORKERS_TIMEOUT_S} s; start "
-                f"some with `dask worker {address}`"
-            ) from error
+        _wait_for_workers(client, config)
         yield client
+
+
+def _wait_for_workers(client: Client, config: ClusterConfig) -> None:
+    """Wait for the first worker; those that come later take part then."""
+    try:
+        client.wait_for_workers(1, timeout=config.wait)
+    except TimeoutError as error:
+        raise ClusterError(
+            f"the scheduler at {client.scheduler.address} has no workers after {config.wait:g} s (cluster.wait); "
+            f"{_queue(config)}"
+        ) from error
+
+
+def _queue(config: ClusterConfig) -> str:
+    """Say what the queue of a batch system says, or where else workers come from."""
+    if config.type == "address":
+        return "start some with `dask worker`"
+    command = kind_of(config.type).queue
+    if not command:
+        return "look at the logs of the cluster"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"`{' '.join(command)}` does not answer: {error}"
+    return f"`{' '.join(command)}` says:\n{(done.stdout + done.stderr).rstrip()}"
+
+
+def _with_security(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in which the words on TLS are what Dask takes; who gives them wants nothing unencrypted."""
+    words = options.get("security")
+    if not isinstance(words, Mapping):
+        return dict(options)
+    from distributed import Security
+
+    return {**options, "security": Security(**{"require_encryption": True, **words})}
 
 
 def _workers_of(client: Client) -> Workers:
     """Ask a cluster what it has."""
     from distributed.system import MEMORY_LIMIT
 
-    workers = client.scheduler_info()["workers"].values()
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return Workers(
         n_workers=len(workers),
         n_threads=max(worker["nthreads"] for worker in workers),

@@ -6,6 +6,7 @@ Knows no file, no Dask and no Zarr: `configfile` reads the file and says where i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -22,10 +23,11 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from daskmeans.errors import did_you_mean
+from daskmeans.job.clustertypes import NAMES as CLUSTER_NAMES
+from daskmeans.job.clustertypes import check_options, parse_walltime
 from daskmeans.memory import parse_bytes
 
 InitName = Literal["k-means||", "k-means++", "random", "random-partition"]
-ClusterType = Literal["threads", "local", "address"]
 Centers = tuple[tuple[float, ...], ...]
 Scalar = bool | int | float | str
 Selected = Scalar | tuple[Scalar | None, Scalar | None]
@@ -91,6 +93,26 @@ def _check_center(i: int, row: Any) -> tuple[float, ...]:
     return tuple(float(x) for x in row)
 
 
+def _check_clusters(value: Any) -> int | tuple[int, ...]:
+    """Return a number of clusters, or several in ascending order."""
+    if not isinstance(value, list | tuple):
+        return _check_count(value)
+    if not value:
+        raise _wrong("expected a whole number or a list of them, got an empty list")
+    return tuple(sorted({_check_count(k) for k in value}))
+
+
+def _check_count(value: Any) -> int:
+    """Return a whole number, at least 1."""
+    if isinstance(_not_bool(value), float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int):
+        raise _wrong(f"expected a whole number, got {'nothing (null)' if value is None else repr(value)}")
+    if value < 1:
+        raise _wrong(f"expected greater than or equal to 1, got {value}")
+    return value
+
+
 def _check_selected(value: Any) -> Selected:
     """Return one coordinate value, or the (start, stop) of a slice."""
     if isinstance(value, Scalar):
@@ -109,6 +131,18 @@ def _check_rounds(value: Any) -> int | str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise _wrong(f"expected 'auto' or a whole number, at least 1, got {value!r}")
+
+
+def _check_cluster_type(value: Any) -> str:
+    """Return the name of a type of cluster, or the dotted path of a class."""
+    if isinstance(value, str) and (value in CLUSTER_NAMES or _DOTTED.fullmatch(value)):
+        return value
+    known = ", ".join(map(repr, CLUSTER_NAMES))
+    hint = suggestion(value, CLUSTER_NAMES) if isinstance(value, str) else ""
+    raise _wrong(f"expected {known} or the dotted path of a class, got {value!r}{hint}")
+
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -155,6 +189,7 @@ _SLICE_SCHEMA = {
     "maxItems": 2,
 }
 _CENTERS_SCHEMA = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+_COUNT_SCHEMA = {"type": "integer", "minimum": 1}
 _BYTES_SCHEMA = {"type": ["integer", "string"], "title": "size such as 2GiB"}
 
 Whole = Annotated[int, BeforeValidator(_not_bool)]
@@ -174,10 +209,20 @@ Rounds = Annotated[
     BeforeValidator(_check_rounds),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
 ]
+Clusters = Annotated[
+    int | tuple[int, ...],
+    BeforeValidator(_check_clusters),
+    WithJsonSchema({"anyOf": [_COUNT_SCHEMA, {"type": "array", "items": _COUNT_SCHEMA}]}),
+]
 Select = Annotated[
     Selected,
     BeforeValidator(_check_selected),
     WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, _SLICE_SCHEMA]}),
+]
+ClusterType = Annotated[
+    str,
+    BeforeValidator(_check_cluster_type),
+    WithJsonSchema({"anyOf": [{"enum": list(CLUSTER_NAMES)}, {"type": "string", "pattern": r"^\w+(\.\w+)+$"}]}),
 ]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -277,7 +322,11 @@ class PreprocessConfig(Section):
 class ModelConfig(Section):
     """The model and how it is found."""
 
-    n_clusters: Whole = Field(default=8, ge=1, description="Number of clusters.")
+    n_clusters: Clusters = Field(
+        default=8,
+        description="Number of clusters; or a list of numbers, of which all are fitted in the same passes and scored, "
+        "and the one that most criteria suggest is taken.",
+    )
     init: Init = Field(
         default="k-means||",
         description="Seeding: `k-means||` over all the data, `k-means++` on an in-memory sample, "
@@ -312,9 +361,47 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         """Check that there are as many centers as clusters."""
+        if not isinstance(self.init, str) and not isinstance(self.n_clusters, int):
+            _raise_if([_at("init", "expected the name of a seeding, since n_clusters is a list")])
         if not isinstance(self.init, str) and len(self.init) != self.n_clusters:
             text = f"expected n_clusters = {self.n_clusters} centers, got {len(self.init)}"
             _raise_if([_at("init", text)])
+        return self
+
+
+class Adapt(Section):
+    """How many workers there are, by how much there is to do."""
+
+    minimum: Whole = Field(default=1, ge=0, description="Fewest workers.")
+    maximum: Whole = Field(ge=1, description="Most workers.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Adapt:
+        """Check that there can be so many."""
+        if self.minimum > self.maximum:
+            _raise_if([_at("minimum", f"expected at most the maximum, {self.maximum}, got {self.minimum}")])
+        return self
+
+
+class DriverConfig(Section):
+    """The job that `daskmeans submit` makes of the driver itself."""
+
+    walltime: Name | None = Field(default=None, description="Time limit, such as `24:00:00`.")
+    memory: Bytes = Field(default=None, description="Memory of the job. Default: 4GiB.")
+    cores: Whole = Field(default=1, ge=1, description="Cores of the job.")
+    queue: Name | None = Field(default=None, description="Queue or partition. Default: that of the workers.")
+    account: Name | None = Field(default=None, description="Account or project. Default: that of the workers.")
+    directives: tuple[str, ...] = Field(default=(), description="More lines for the scheduler: `#SBATCH --nice`.")
+    prologue: tuple[str, ...] = Field(default=(), description="Lines of shell before the run: `module load python`.")
+    resubmit: bool = Field(default=False, description="Whether a driver whose time is over submits its continuation.")
+
+    @model_validator(mode="after")
+    def _understood(self) -> DriverConfig:
+        """Check the time limit."""
+        try:
+            parse_walltime(self.walltime or "0:00")
+        except ValueError as error:
+            _raise_if([_at("walltime", str(error))])
         return self
 
 
@@ -323,23 +410,54 @@ class ClusterConfig(Section):
 
     type: ClusterType = Field(
         default="threads",
-        description="`threads` of this process, a `local` cluster of processes, or the `address` "
-        "of a Dask scheduler that runs already.",
+        description="`threads` of this process; a `local` cluster of processes; the `address` of a Dask scheduler that "
+        "runs already; jobs of a batch system; another way to deploy Dask; or any class of clusters, by dotted path.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="For `threads`: num_workers. For `local`: the arguments of "
-        "`distributed.LocalCluster`, such as n_workers, threads_per_worker, memory_limit. For "
-        "`address`: address.",
+        description="Handed over unchanged. For `threads`: num_workers. For `local`: the arguments of "
+        "`distributed.LocalCluster`, such as n_workers, threads_per_worker, memory_limit. For `address`: address or "
+        "scheduler_file. Else those of the class, such as cores, memory, walltime, queue of "
+        "`dask_jobqueue.SLURMCluster`. `security: {tls_ca_file: ..., tls_client_cert: ..., tls_client_key: ...}` "
+        "encrypts.",
     )
+    workers: Whole | None = Field(default=None, ge=1, description="Number of workers.")
+    adapt: Adapt | None = Field(
+        default=None, description="In place of `workers`: `{minimum: 1, maximum: 40}`, as many as there is work for."
+    )
+    wait: Number = Field(default=600.0, gt=0, description="Seconds to wait for the first worker, such as in a queue.")
+    timeout: Number | None = Field(
+        default=1800.0,
+        gt=0,
+        description="Seconds after which a pass that has finished no block ends the run; it can go on later. "
+        "`null`: never.",
+    )
+    driver: DriverConfig = Field(
+        default=DriverConfig(),
+        description="The job that `daskmeans submit` makes of the driver: walltime, memory, cores, queue, account, "
+        "directives (lines for the scheduler), prologue (lines of shell), resubmit (whether to go on in another job "
+        "when the time is over).",
+    )
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that there will be at most, as far as is known."""
+        return self.workers or (self.adapt.maximum if self.adapt is not None else 1)
 
     @model_validator(mode="after")
     def _known_options(self) -> ClusterConfig:
         """Check the names of the options against what will take them."""
-        from daskmeans.job.cluster import check_options
-
-        problems = check_options(self.type, self.options)
-        _raise_if([_at("options", text, *key) for key, text in problems])
+        problems = [_at("options", text, *key) for key, text in check_options(self.type, self.options)]
+        scales = self.type not in ("threads", "address", "mpi")
+        fixed = [] if scales else [key for key in ("workers", "adapt") if getattr(self, key) is not None]
+        problems += [
+            _at(key, f"the workers of {self.type} are not asked for here; leave this key out") for key in fixed
+        ]
+        if self.workers is not None and self.adapt is not None:
+            problems.append(_at("adapt", "expected either workers or adapt, got both; remove one of them"))
+        if self.workers is not None and "n_workers" in self.options:
+            problems.append(_at("options", "given twice, here and as cluster.workers; remove one", "n_workers"))
+        _raise_if(problems)
         return self
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from daskmeans.errors import ConfigError
 from daskmeans.job import checkpoint
 from daskmeans.job.checkpoint import Checkpoint, Identity, Journal
-from daskmeans.job.config import JobConfig
+from daskmeans.job.clustertypes import JOBQUEUE
+from daskmeans.job.config import ClusterConfig, JobConfig
 from daskmeans.job.interrupts import Interrupted
 from daskmeans.job.joblog import LOG
 from daskmeans.scan import Scanner
@@ -50,6 +51,12 @@ class Run:
             return config
         budget = self.begun.identity["model"]["memory_budget"]
         return config.model_copy(update={"model": config.model.model_copy(update={"memory_budget": budget})})
+
+    def with_logs(self, cluster: ClusterConfig) -> ClusterConfig:
+        """Return the cluster with a place for what the jobs of its workers print, where none is given."""
+        if cluster.type not in JOBQUEUE or "log_directory" in cluster.options:
+            return cluster
+        return cluster.model_copy(update={"options": {**cluster.options, "log_directory": str(self.folder)}})
 
     def check(self, identity: Identity) -> None:
         """Raise ConfigError, and say what has changed, if this is not the run that was begun."""
@@ -110,8 +117,8 @@ def _what_is_left(folder: Path) -> str:
 
 
 def _remove_without_checkpoint(folder: Path) -> None:
-    """Remove a folder from which nothing can go on: a log alone."""
-    if folder.is_dir() and not any(place.suffix == ".npz" for place in folder.iterdir()):
+    """Remove a folder from which nothing can go on: a log alone. What jobs have printed stays, to be looked at."""
+    if folder.is_dir() and all(place.name == LOG for place in folder.iterdir()):
         checkpoint.remove_folder(folder)
 
 

@@ -55,7 +55,7 @@ class JobPlan:
 
     def check(self) -> None:
         """Raise ConfigError if a worker cannot hold what it must, and say what to change."""
-        if self.worker_bytes <= self.usable_bytes:
+        if self.worker_bytes <= self.usable_bytes or not self.workers.memory_bytes:
             return
         workers, block = self.workers, format_bytes(self.rows.in_flight_bytes)
         needed = self.worker_bytes / USABLE_SHARE
@@ -75,7 +75,8 @@ class JobPlan:
         kept = "all of it" if rows.fits else f"{format_bytes(self.kept_bytes)} of it"
         largest = format_bytes(rows.largest_block_rows * rows.row_bytes)
         most = self.fixed_passes + self.max_iter
-        memory = f"{format_bytes(self.worker_bytes)} a worker, of {format_bytes(workers.memory_bytes)}"
+        there = format_bytes(workers.memory_bytes) if workers.memory_bytes else "what it has"
+        memory = f"{format_bytes(self.worker_bytes)} a worker, of {there}"
         return [
             ("data", f"{rows.n_rows:,} samples x {rows.n_features:,} features"),
             ("bytes", f"{format_bytes(rows.data_bytes)} decoded, {kept} kept between passes"),

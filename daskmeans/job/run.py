@@ -18,7 +18,16 @@ from rich.table import Table
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, check_surveyed, fit
 from daskmeans.job import results
-from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
+from daskmeans.job.choice import fit_one_or_choose, most_clusters, summary_of, write_table
+from daskmeans.job.cluster import (
+    Workers,
+    describe_workers,
+    job_script,
+    join_mpi,
+    open_cluster,
+    translated_errors,
+    what_is_there,
+)
 from daskmeans.job.config import InputConfig, JobConfig, OutputConfig, without_masked
 from daskmeans.job.configfile import dump_config, load_config
 from daskmeans.job.going_on import going_on, identity_of
@@ -27,9 +36,10 @@ from daskmeans.job.joblog import LOG, JobLog
 from daskmeans.job.plan import JobPlan
 from daskmeans.job.progress import PassLines
 from daskmeans.job.report import write_report
-from daskmeans.job.report import write_report
 from daskmeans.job.staging import check_free, staged
+from daskmeans.job.submit import submit
 from daskmeans.job.versions import versions
+from daskmeans.job.watch import watched
 from daskmeans.kernels import Stack
 from daskmeans.memory import DEFAULT_PART, Budget, Plan, format_bytes
 from daskmeans.scan import Scanner
@@ -87,6 +97,19 @@ def plan_job(config: JobConfig, console: Console) -> None:
     console.print("This fits.")
 
 
+def submit_job(config: JobConfig, path: Path, overrides: Sequence[str], system: str | None) -> str:
+    """Check a job, submit its driver to a batch system, and return the id."""
+    folder = _local(config.output.path, OUTPUT_KEY)
+    check_free(folder, OUTPUT_KEY, mark=results.SUMMARY, overwrite=config.output.overwrite)
+    _prepare(config).plan.check()
+    return submit(config, path, overrides, folder, system)
+
+
+def show_script(config: JobConfig, console: Console) -> None:
+    """Print the script of the jobs that a run would submit for its workers."""
+    console.out(job_script(config.cluster), highlight=False)
+
+
 def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> Path:
     """Cluster, write the results, print a summary, and return the folder of the results.
 
@@ -101,6 +124,7 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
         By Ctrl-C or SIGTERM; the same call goes on.
     """
     began = time.perf_counter()
+    join_mpi(config.cluster)
     folder = _local(config.output.path, OUTPUT_KEY)
     check_free(folder, OUTPUT_KEY, mark=results.SUMMARY, overwrite=config.output.overwrite)
     with heeded(), contextlib.ExitStack() as stack:
@@ -110,20 +134,26 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
         identity = identity_of(job.config, job.opened)
         run.check(identity)
         job.plan.check()
-        with open_cluster(config.cluster) as workers, translated_errors():
+        with open_cluster(run.with_logs(config.cluster)) as workers, translated_errors():
             sink = _create_labels(job.opened, stage / results.RESULT, config.output) if config.output.labels else None
-            with PassLines(console) as lines, JobLog(run.log, lines) as log:
-                scanner = Scanner(job.opened.samples, job.budget.kept_bytes, log)
+            timeout_s = config.cluster.timeout
+            with (
+                PassLines(console) as lines,
+                JobLog(run.log, lines) as log,
+                watched(log, timeout_s, what_is_there) as listener,
+            ):
+                scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
                 log.began(workers=asdict(workers), plan=dict(job.plan.lines()))
                 if run.begun is not None:
                     console.print(f"Going on from the checkpoint {run.folder}", highlight=False, soft_wrap=True)
                 with run.journal(identity, scanner) as journal, insistent():
-                    fitted = fit(scanner, _options(job), sink, journal)
+                    several = not isinstance(job.config.model.n_clusters, int)
+                    fitted, choice = fit_one_or_choose(scanner, _options(job), sink, journal, several=several)
                 results.write_clusters(stage / results.RESULT, _clusters(fitted, job.opened))
-                summary = _summary(job, fitted, scanner, time.perf_counter() - began)
+                summary = _summary(job, fitted, scanner, time.perf_counter() - began) | summary_of(choice)
                 log.write("done", inertia=fitted.inertia, n_iter=fitted.n_iter, peak_bytes=scanner.peak_rss_bytes)
             results.write_summary(stage, summary, dump_config(job.config))
-            _report(stage)
+            write_table(stage, choice)
             _report(stage)
             if run.log.is_file():
                 shutil.copyfile(run.log, stage / LOG)
@@ -145,7 +175,8 @@ def predict_job(
     One pass over the data.
     """
     clusters = results.open_clusters(result)
-    config = load_config(result / results.CONFIG, overrides)
+    # Clusters are classes with arguments: what a result says of them is not trusted.
+    config = load_config(result / results.CONFIG, ["cluster={type: threads}", *overrides])
     options = without_masked(config.input.storage_options) if "://" in store else None
     new_input = config.input.model_copy(update={"store": store, "weights": None, "storage_options": options})
     folder = _local(output, "OUTPUT")
@@ -176,6 +207,11 @@ def _prepare(config: JobConfig) -> Job:
 def _budget(config: JobConfig, workers: Workers) -> Budget:
     """Return the budget as given, else a share of the workers' memory."""
     given = config.model.memory_budget
+    if given is None and not workers.total_memory_bytes:
+        raise ConfigError(
+            f"model.memory_budget: missing; expected a size such as 2GiB, since nothing says how much memory "
+            f"workers of {config.cluster.type} have before they run"
+        )
     return Budget(given or workers.total_memory_bytes // DEFAULT_PART)
 
 
@@ -188,7 +224,7 @@ def _open(config: InputConfig, budget: Budget) -> OpenedStore:
 def _check_model(config: JobConfig, opened: OpenedStore) -> None:
     """Raise where model and input do not go together, as far as metadata tells."""
     results.check_label_names(_label_grid(opened))
-    n_samples, n_clusters = opened.samples.n_samples, config.model.n_clusters
+    n_samples, n_clusters = opened.samples.n_samples, most_clusters(config.model.n_clusters)
     if n_samples is not None and n_samples < n_clusters:
         raise DataError(
             f"model.n_clusters is {n_clusters:,}, but {opened.label} has {n_samples:,} samples; "
@@ -222,7 +258,7 @@ def _options(job: Job) -> FitOptions:
     """Return what to fit; the words of the configuration are those of the engine."""
     model = job.config.model
     return FitOptions(
-        n_clusters=(model.n_clusters,),
+        n_clusters=(model.n_clusters,) if isinstance(model.n_clusters, int) else model.n_clusters,
         init=model.init if isinstance(model.init, str) else np.array(model.init),
         n_init=model.n_init if isinstance(model.init, str) else 1,
         max_iter=model.max_iter,
@@ -293,6 +329,7 @@ def _summary_lines(summary: dict[str, Any], folder: Path) -> list[tuple[str, str
         ("samples", f"{summary['n_samples']:,}{dropped}"),
         ("features", f"{summary['n_features']:,}"),
         ("clusters", f"{summary['n_clusters']:,}"),
+        *([("chosen", summary["sweep"]["reason"])] if "sweep" in summary else []),
         ("inertia", f"{summary['inertia']:.8g}"),
         ("iterations", f"{summary['n_iter']} ({converged})"),
         ("passes", f"{summary['n_passes']}, {format_bytes(summary['bytes_read'])} read"),
@@ -300,14 +337,6 @@ def _summary_lines(summary: dict[str, Any], folder: Path) -> list[tuple[str, str
         ("time", f"{summary['elapsed_s']:.1f} s"),
         ("results", str(folder)),
     ]
-
-
-def _report(folder: Path) -> None:
-    """Write the report; a page that fails must not cost the results of a long run."""
-    try:
-        write_report(folder)
-    except Exception as error:
-        warnings.warn(f"The report could not be made: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
 
 def _report(folder: Path) -> None:
