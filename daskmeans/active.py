@@ -101,25 +101,33 @@ class Choice:
     sample : (n_sample, n_features), a uniform sample of the rows: it tells how gaps are distributed.
     share : of all rows that may be kept, over all models.
     sampled : whether a sample of the frozen rows is kept as well.
+    must_last : iterations that active rows must be expected to last; a pass that keeps rows costs more arithmetic than
+        one that does not.
     """
 
     sample: Rows
     share: float
     sampled: bool
+    must_last: float = 0.0
 
-    def thresholds(self, stack: Stack, offset: Float64s, shifts: Sequence[Float64s | None]) -> list[Float64s]:
+    def thresholds(self, stack: Stack, offset: Float64s, shifts: Sequence[Float64s | None]) -> list[Float64s] | None:
         """Return for each model the gaps, (n_clusters,), below which rows are active, so that its share is kept.
 
         The threshold of a cluster is proportional to how fast the gaps of its rows are expected to close: to the last
-        shift of its own center and the largest other one.
+        shift of its own center and the largest other one. None where the active rows of no model would last as many
+        iterations as they must to be worth their while.
         """
+        if self.must_last > 0 and all(shift is None for shift in shifts):
+            return None
         found = kernels.assign(self.sample, None, stack, offset, with_labels=True, with_gap=True)
-        thresholds = []
+        thresholds, longest = [], 0.0
         for m, shift in enumerate(shifts):
             speed = _closing_speed(shift, stack.of_model(m))
             lasts = np.minimum(found.gap[m] / speed[found.labels[m]], FOREVER)
-            thresholds.append(self._limit(lasts, self.share / stack.n_models) * speed)
-        return thresholds
+            limit = self._limit(lasts, self.share / stack.n_models)
+            longest = max(longest, limit)
+            thresholds.append(limit * speed)
+        return thresholds if longest >= self.must_last else None
 
     def _limit(self, lasts: Float64s, share: float) -> float:
         """Return the limit on how long rows last, (n_sample,), by which a share of them is kept."""

@@ -41,8 +41,11 @@ SAMPLE_MIN_ROWS = 2**16
 
 AUTO_ROUNDS = 2
 
-# Up to this many rows seeding does not depend on their order or on whether they are repeated or weighted: random numbers
-# go to the distinct rows, sorted.
+# Iterations that active rows must be expected to last where passes cost arithmetic only.
+MUST_LAST = 2.0
+
+# Up to this many rows seeding does not depend on their order or on whether they are repeated or weighted: random
+# numbers go to the distinct rows, sorted.
 FEW_ROWS = 1024
 
 # Less than this share of the sample that was asked for does not do.
@@ -303,11 +306,12 @@ class Problem:
         """Return how to iterate: by active rows, within the budget, and ahead where each pass is a read."""
         row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
         share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes))
-        every = -(-len(self.sample.X) // SAMPLE_MIN_ROWS)
-        look_ahead = self.options.algorithm == "lookahead" or (
-            self.options.algorithm == "auto" and scanner.reads_each_pass
-        )
-        return Method(Choice(self.sample.X[::every], share, sampled=look_ahead), look_ahead, self.options.seed)
+        n_rows, reads = self.surveyed.n_rows, scanner.reads_each_pass
+        look_ahead = self.options.algorithm == "lookahead" or (self.options.algorithm == "auto" and reads)
+        n_sample = SAMPLE_MIN_ROWS if reads else min(SAMPLE_MIN_ROWS, n_rows // 32 + 1)
+        sample = self.sample.X[:: -(-len(self.sample.X) // n_sample)]
+        choice = Choice(sample, share, sampled=look_ahead, must_last=0.0 if reads else MUST_LAST)
+        return Method(choice, look_ahead, self.options.seed)
 
     def _given_seeds(self) -> list[Float64s]:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""

@@ -34,6 +34,9 @@ def jit(function: F) -> F:
 # d=768, k=1024; 256 was best or within 10 % of it throughout.
 TILE_ROWS = 256
 
+# With few centers a product of a short tile costs less than the call; then the tile is longer.
+FEW_CENTERS, LONG_TILE_ROWS = 16, 1024
+
 NO_WEIGHT: Float64s = np.empty(0)
 
 
@@ -175,64 +178,49 @@ def _assign(
 ) -> None:
     n, d = X.shape
     n_centers = len(centers)
-    size = min(TILE_ROWS, max(1, n))
+    size = min(TILE_ROWS if n_centers > FEW_CENTERS else LONG_TILE_ROWS, max(1, n))
     tile = np.zeros((size, d), X.dtype)
     scores = np.empty((n_centers, size), X.dtype)
     best = np.empty(size, X.dtype)
     second = np.empty(size, X.dtype)
     label = np.empty(size, np.int32)
-    slack = np.zeros(size, X.dtype)
+    sq_norm = np.zeros(size, X.dtype)
+    bound = np.empty(size, X.dtype)
+    dist = np.empty(size)
     # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
     rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
 
     for begin in range(0, n, size):
         rows = min(size, n - begin)
-        _shift_tile(X[begin : begin + rows], offset, tile, slack)
+        block = X[begin : begin + rows]
+        _shift_tile(block, offset, tile, sq_norm)
         np.dot(factors, tile.T, scores)
         for m in range(len(starts) - 1):
             first, last = starts[m], starts[m + 1]
-            largest = sq_norms[first:last].max()
+            largest = 2 * sq_norms[first:last].max()
+            for t in range(size):
+                bound[t] = rounding * (sq_norm[t] + largest)
             _two_smallest(scores[first:last], sq_norms[first:last], best, second, label)
+            _settle_ties(
+                block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, label
+            )
+            _add_up(block, weight[begin : begin + rows], centers[first:last], label, sums[first:last], dist)
             for t in range(rows):
-                i = begin + t
-                j = label[t]
-                bound = rounding * (slack[t] + 2 * largest)
-                # Negated, so that scores which overflowed or are NaN are compared in float64 too.
-                if not second[t] - best[t] > bound:
-                    reach = best[t] + bound
-                    j = _nearest(
-                        X[i],
-                        centers[first:last],
-                        sq_norms[first:last],
-                        scores[first:last, t],
-                        reach,
-                    )
-                c = first + j
-                w = weight[i] if len(weight) else 1.0
-                dist = 0.0
-                for f in range(d):
-                    dev = np.float64(X[i, f]) - centers[c, f]
-                    dist += dev * dev
-                for f in range(d):
-                    sums[c, f] += w * np.float64(X[i, f])
-                counts[c] += w
-                inertia[c] += w * dist
-                if dist > far_sq_dist[first] and w > 0:
+                i, j, w = begin + t, label[t], weight[begin + t] if len(weight) else 1.0
+                counts[first + j] += w
+                inertia[first + j] += w * dist[t]
+                if dist[t] > far_sq_dist[first] and w > 0:
                     _replace_smallest(
-                        far_sq_dist[first:last],
-                        far_row[first:last],
-                        far_label[first:last],
-                        dist,
-                        i,
-                        j,
+                        far_sq_dist[first:last], far_row[first:last], far_label[first:last], dist[t], i, j
                     )
-                if labels.shape[1]:
-                    labels[m, i] = j
-                if sq_dist.shape[1]:
-                    sq_dist[m, i] = dist
-                if gap.shape[1]:
-                    reached = max(0.0, np.float64(second[t]) + np.float64(slack[t]) - np.float64(bound))
-                    gap[m, i] = max(0.0, np.sqrt(reached) - np.sqrt(dist))
+            if labels.shape[1]:
+                labels[m, begin : begin + rows] = label[:rows]
+            if sq_dist.shape[1]:
+                sq_dist[m, begin : begin + rows] = dist[:rows]
+            if gap.shape[1]:
+                for t in range(rows):
+                    reached = max(0.0, np.float64(second[t]) + np.float64(sq_norm[t]) - np.float64(bound[t]))
+                    gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
 
 
 @jit
@@ -262,6 +250,32 @@ def _two_smallest(scores: Any, sq_norms: Any, best: Any, second: Any, label: Any
             if score < best[t]:
                 best[t] = score
                 label[t] = j
+
+
+@jit
+def _settle_ties(
+    X: Any, centers: Any, sq_norms: Any, scores: Any, best: Any, second: Any, bound: Any, label: Any
+) -> None:
+    """Correct the label where rounding could have changed the order of the two smallest scores."""
+    for t in range(X.shape[0]):
+        # Negated, so that scores which overflowed or are NaN are compared in float64 too.
+        if not second[t] - best[t] > bound[t]:
+            label[t] = _nearest(X[t], centers, sq_norms, scores[:, t], best[t] + bound[t])
+
+
+@jit
+def _add_up(X: Any, weight: Any, centers: Any, label: Any, sums: Any, dist: Any) -> None:
+    """Add the rows to the sums of their clusters, and fill their squared distances."""
+    for t in range(X.shape[0]):
+        c = label[t]
+        w = weight[t] if len(weight) else 1.0
+        total = 0.0
+        for f in range(X.shape[1]):
+            value = np.float64(X[t, f])
+            dev = value - centers[c, f]
+            total += dev * dev
+            sums[c, f] += w * value
+        dist[t] = total
 
 
 @jit

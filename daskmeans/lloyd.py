@@ -148,10 +148,11 @@ def _full_pass(
 ) -> tuple[list[Assigned], Sequence[ActiveRows | None]]:
     """Assign all rows, and keep the active ones of each model; `purpose` is that of the random words."""
     assign = Assign(stack, offset)
-    if method.choice is None:
+    choice = method.choice
+    thresholds = None if choice is None else choice.thresholds(stack, offset, [model.shift for model in models])
+    if choice is None or thresholds is None:
         return split(scanner.scan(assign, "iteration"), stack), [None] * len(models)
-    thresholds = method.choice.thresholds(stack, offset, [model.shift for model in models])
-    step = AssignAndKeep(assign, thresholds, method.seed, purpose if method.choice.sampled else None)
+    step = AssignAndKeep(assign, thresholds, method.seed, purpose if choice.sampled else None)
     frozen, kept = scanner.scan_and_keep(step, "iteration")
     found = split(frozen.assigned, stack)
     active = [
