@@ -99,6 +99,12 @@ def test_distances_and_runner_up_are_written_beside_the_labels():
     xr.testing.assert_equal(predicted, result[["labels", "distances", "runner_up", "margin"]])
 
 
+def test_predict_refuses_another_scaling():
+    run()
+    with pytest.raises(ConfigError, match=r"preprocess\.scale: none, but RESULT was made of scaled features"):
+        predict_job(Path("out"), str(CUT), "new.zarr", ["preprocess.scale=none"], False, QUIET)
+
+
 def test_ranks_without_labels_are_refused():
     with pytest.raises(ConfigError, match="expected labels: true"):
         load_config("job.yaml", ["output.labels=false", "output.runner_up=true"])

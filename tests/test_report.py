@@ -132,6 +132,12 @@ def test_what_was_dropped_is_said_and_results_without_labels_have_a_page():
     assert not pictures(render_report(run("output.labels=false", "output.path=bare")))
 
 
+def test_numbers_of_clusters_that_were_tried_are_compared():
+    page = (run("model.n_clusters=[2, 3, 4]") / "report.html").read_text()
+    assert "How many clusters" in page
+    assert 'aria-label="inertia against clusters"' in page
+
+
 def test_names_are_text_not_markup():
     shutil.copytree(CUT, "<b>&.zarr")
     page = (run("input.store=<b>&.zarr") / "report.html").read_text()
@@ -146,8 +152,10 @@ def test_ticks_differ_from_their_neighbours():
 
 
 def test_features_that_are_no_grid_are_laid_out_flat():
-    (found,) = views.parse_features(["a[x=1, y=1]", "a[x=2, y=1]", "a[x=2, y=2]"])
+    (found,) = views.parse_features([f"a[x={i}, y={i}]" for i in range(50)])
     assert found.dims == ("column",)
+    (found,) = views.parse_features(["a[x=2, y=1]", "a[x=2, y=3]", "a[x=10, y=3]"])
+    np.testing.assert_array_equal(found.on_grid(np.arange(3.0)), [[0, 1], [np.nan, 2]])
     times = views.parse_features(["t[time=2008-01-01]", "t[time=2008-07-02]"])[0].coordinate()
     np.testing.assert_allclose(times, [2008, 2008.5], atol=0.01)
 

@@ -25,6 +25,9 @@ from daskmeans.memory import format_bytes
 
 REPORT = "report.html"
 
+# Scores of numbers of clusters that are worth a chart; the table has all.
+DRAWN_SCORES = ("inertia", "silhouette", "simplified_silhouette", "calinski_harabasz", "davies_bouldin", "gap")
+
 Floats = npt.NDArray[np.float64]
 
 # More than these would make the page heavy, and no one would look at them.
@@ -57,6 +60,7 @@ def render_report(folder: Path) -> str:
         *maps,
         _section("Clusters", _cluster_table(found)),
         *_center_sections(found),
+        *_sweep(summary),
         _section("Convergence", _convergence(summary)),
         _section("What was clustered", _input(summary)),
         _section("How it was made", _details(summary, config)),
@@ -334,6 +338,27 @@ def _convergence(summary: Mapping[str, Any]) -> str:
     return f"{told}{chart}<details><summary>All {len(rows)} passes</summary>{_table(heads, rows)}</details>"
 
 
+def _sweep(summary: Mapping[str, Any]) -> list[str]:
+    """Show how the numbers of clusters that were tried compare, if several were."""
+    sweep = summary.get("sweep")
+    if not sweep:
+        return []
+    rows = sweep["table"]
+    k = np.array([row["n_clusters"] for row in rows], dtype=np.float64)
+    names = [name for name in rows[0] if name != "n_clusters" and isinstance(rows[0][name], int | float | None)]
+    drawn = ""
+    for name in [name for name in names if name in DRAWN_SCORES]:
+        y = np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+        if np.isfinite(y).sum() > 1:
+            chart = charts.line_chart([Line(k, y, "#0072B2", name)], "clusters", name.replace("_", " "), whole_x=True)
+            drawn += f"<figure>{chart}</figure>"
+    cells = [[str(row["n_clusters"]), *(_maybe(row[name]) for name in names)] for row in rows]
+    table = _table(["clusters", *(name.replace("_", " ") for name in names)], cells)
+    told = f"<p>{_text(str(sweep['reason']))}</p>" if sweep.get("reason") else ""
+    body = f'{told}<div class="charts">{drawn}</div><details><summary>All scores</summary>{table}</details>'
+    return [_section("How many clusters", body)]
+
+
 def _pass_row(report: Mapping[str, Any]) -> list[str]:
     found = [_maybe(report["inertia"]), _maybe(report["center_shift"])]
     cost = [format_bytes(report["n_bytes"]), _duration(report["elapsed_s"])]
@@ -350,7 +375,7 @@ def _input(summary: Mapping[str, Any]) -> str:
     lines["features scaled"] = _words(config.get("preprocess", {}).get("scale", "none"))
     lines["samples"] = f"{summary['n_samples']:,}"
     lines["dropped"] = f"{summary['n_dropped']:,}"
-    lines |= {f"dropped: {key}": f"{n:,}" for key, n in summary.get("dropped", {}).items()}
+    lines |= {f"dropped: {key}": f"{n:,}" for key, n in summary.get("dropped", {}).items() if n}
     return _table([], [[f"<b>{_text(key)}</b>", _text(value)] for key, value in lines.items()])
 
 

@@ -185,6 +185,7 @@ def predict_job(
     budget = _budget(config, workers)
     opened = _open(new_input, budget)
     _check_features(opened.feature_names, tuple(map(str, clusters["feature"].values)))
+    _check_scaling(config, clusters)
     with staged(folder, "OUTPUT") as stage, open_cluster(config.cluster), translated_errors():
         sink = _create_labels(opened, stage, config.output)
         with PassLines(console) as listener, insistent():
@@ -361,6 +362,16 @@ def _check_features(found: Sequence[str], expected: Sequence[str]) -> None:
         f"feature {i} of STORE is {found[i]}, of RESULT {expected[i]}; give data with the same "
         "variables and dimensions, in the same order"
     )
+
+
+def _check_scaling(config: JobConfig, clusters: Any) -> None:
+    """Raise ConfigError if features are to be scaled otherwise than when they were clustered."""
+    was_scaled, is_scaled = "scaled_centers" in clusters, config.preprocess.scale != "none"
+    if was_scaled != is_scaled:
+        raise ConfigError(
+            f"preprocess.scale: {config.preprocess.scale}, but RESULT was made of "
+            f"{'scaled' if was_scaled else 'unscaled'} features; leave it as it is in RESULT"
+        )
 
 
 def _label(scanner: Scanner, clusters: Any, sink: results.LabelSink) -> None:

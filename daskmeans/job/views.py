@@ -127,12 +127,14 @@ class Features:
     dims : its feature dimensions.
     lines : the coordinate values along each, as written in the names.
     columns : (n_features of the variable,).
+    cells : likewise, where each lies in the grid of the feature dimensions; masked cells have no column.
     """
 
     name: str
     dims: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     columns: npt.NDArray[np.intp]
+    cells: npt.NDArray[np.intp]
 
     def coordinate(self) -> npt.NDArray[np.float64] | None:
         """Return the values along its only dimension as numbers, times as years; None if they are neither."""
@@ -150,8 +152,11 @@ class Features:
         return np.asarray(1970 + years.astype(np.int64) + passed, dtype=np.float64)
 
     def on_grid(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return values per column, (n_features,), in the shape of the feature dimensions."""
-        return values[self.columns].reshape([len(line) for line in self.lines])
+        """Return values per column, (n_features,), in the shape of the feature dimensions, NaN where masked."""
+        shape = [len(line) for line in self.lines]
+        grid = np.full(math.prod(shape), np.nan)
+        grid[self.cells] = values[self.columns]
+        return grid.reshape(shape)
 
 
 def parse_features(names: Sequence[str]) -> list[Features]:
@@ -175,6 +180,27 @@ def _features(name: str, cells: list[tuple[int, list[tuple[str, str]]]]) -> Feat
     columns = np.array([column for column, _ in cells])
     dims = tuple(dim for dim, _ in cells[0][1])
     lines = tuple(tuple(dict.fromkeys(places[axis][1] for _, places in cells)) for axis in range(len(dims)))
-    if math.prod(map(len, lines)) != len(cells):
-        return Features(name, ("column",), (tuple(str(i) for i in range(len(cells))),), columns)
-    return Features(name, dims, lines, columns)
+    shape = tuple(map(len, lines))
+    if math.prod(shape) != len(cells):
+        # Masked cells are missing; those that are there do not come in the order of the grid any more.
+        lines = tuple(tuple(sorted(line, key=_number_or_word)) for line in lines)
+    if math.prod(shape) > MOST_EMPTY * len(cells):
+        flat = tuple(str(i) for i in range(len(cells)))
+        return Features(name, ("column",), (flat,), columns, np.arange(len(cells)))
+    if not dims:
+        return Features(name, (), (), columns, np.zeros(1, dtype=np.intp))
+    found = [{value: i for i, value in enumerate(line)} for line in lines]
+    places = tuple(np.array([index[at[axis][1]] for _, at in cells]) for axis, index in enumerate(found))
+    return Features(name, dims, lines, columns, np.ravel_multi_index(places, shape))
+
+
+# A grid with more cells than so many for each column is none.
+MOST_EMPTY = 20
+
+
+def _number_or_word(text: str) -> tuple[int, float, str]:
+    """Return what sorts numbers as numbers, before words."""
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text
