@@ -42,3 +42,34 @@ class Standardize:
     def inverse(self, centers: Float64s) -> Float64s:
         """Return centers in the units of the input."""
         return centers * self.scale + self.mean
+
+
+@dataclass(frozen=True)
+class Project:
+    """Project rows on principal components, and scale what they give.
+
+    Attributes
+    ----------
+    mean : (n_features,) float64.
+    components : (n_components, n_features) float64, orthonormal rows.
+    scale : (n_components,) float64, what projections are divided by: 1, or their standard deviations.
+    """
+
+    mean: Float64s
+    components: Float64s
+    scale: Float64s
+
+    @property
+    def n_features_out(self) -> int:
+        """Number of components."""
+        return len(self.components)
+
+    def apply(self, X: Rows) -> Rows:
+        """Return projected rows, (n_rows, n_components)."""
+        factors = (self.components / self.scale[:, None]).astype(X.dtype)
+        projected: Rows = (X - self.mean.astype(X.dtype)) @ factors.T
+        return projected
+
+    def inverse(self, centers: Float64s) -> Float64s:
+        """Return centers in the units of the input: the points of the subspace that project to them."""
+        return (centers * self.scale) @ self.components + self.mean

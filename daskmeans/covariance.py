@@ -1,0 +1,100 @@
+"""Mean and covariance of all rows in one pass, and the principal components that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from daskmeans.kernels import Float64s
+from daskmeans.samples import Block, Rows
+
+# Bytes of a copy of some rows in float64.
+TILE_BYTES = 4 * 2**20
+
+
+class Scatter(NamedTuple):
+    """Weight, mean and scatter of rows.
+
+    Attributes
+    ----------
+    weight : total weight.
+    mean : (n_features,) float64.
+    scatter : (n_features, n_features) float64, weighted sum of products of deviations from the mean.
+    """
+
+    weight: float
+    mean: Float64s
+    scatter: Float64s
+
+    def merge(self, other: Scatter) -> Scatter:
+        """Combine two sets of rows (Chan, Golub & LeVeque 1983, for products)."""
+        total = self.weight + other.weight
+        if total == 0:
+            return self
+        with np.errstate(invalid="ignore"):  # rows that are not finite are reported, once the pass is over
+            delta = other.mean - self.mean
+            mean = self.mean + delta * (other.weight / total)
+            scatter = self.scatter + other.scatter
+            scatter += np.outer(delta, delta * (self.weight * other.weight / total))
+        return Scatter(total, mean, scatter)
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Sum up the products of all pairs of features: n_features^2 numbers, whatever the number of rows."""
+
+    def map(self, block: Block) -> Scatter:
+        """Sum up over one block, tile by tile in two sweeps."""
+        n_features = block.X.shape[1]
+        total = Scatter(0.0, np.zeros(n_features), np.zeros((n_features, n_features)))
+        n_rows = max(64, TILE_BYTES // (8 * n_features))
+        for begin in range(0, block.n_rows, n_rows):
+            rows = slice(begin, begin + n_rows)
+            total = total.merge(_scatter(block.X[rows], None if block.weight is None else block.weight[rows]))
+        return total
+
+    def merge(self, left: Scatter, right: Scatter) -> Scatter:
+        """Combine."""
+        return left.merge(right)
+
+    def finish(self, total: Scatter) -> Scatter:
+        """Nothing is left to do."""
+        return total
+
+
+def _scatter(X: Rows, weight: Float64s | None) -> Scatter:
+    w = np.ones(len(X)) if weight is None else weight
+    total = float(w.sum())
+    points = X.astype(np.float64)
+    if total == 0:
+        return Scatter(0.0, np.zeros(points.shape[1]), np.zeros((points.shape[1],) * 2))
+    with np.errstate(invalid="ignore"):
+        mean = w @ points / total
+        points -= mean
+        return Scatter(total, mean, (points * w[:, None]).T @ points)
+
+
+class Components(NamedTuple):
+    """Principal components.
+
+    Attributes
+    ----------
+    components : (n_components, n_features) float64, orthonormal rows, each with its largest entry positive.
+    variance : (n_components,) float64, descending, with n - 1 in the denominator as in scikit-learn.
+    total_variance : of all components that there are.
+    """
+
+    components: Float64s
+    variance: Float64s
+    total_variance: float
+
+
+def principal_components(found: Scatter) -> Components:
+    """Return all principal components of rows: the eigenvectors of their covariance."""
+    values, vectors = np.linalg.eigh(found.scatter / max(found.weight - 1, 1e-300))
+    variance, components = np.maximum(values[::-1], 0.0), vectors.T[::-1]
+    largest = np.abs(components).argmax(axis=1)
+    components = components * np.sign(components[np.arange(len(components)), largest])[:, None]
+    return Components(components, variance, float(variance.sum()))
