@@ -161,7 +161,8 @@ def _wrong_security(options: Mapping[str, Any]) -> Iterator[OptionProblem]:
 
 def _wrong_values(name: str, options: Mapping[str, Any]) -> Iterator[OptionProblem]:
     """Yield the options whose values cannot be right."""
-    for key in ("num_workers", "n_workers", "threads_per_worker", "cores", "processes"):
+    counts = ("num_workers", "threads_per_worker", "cores", "processes", *(["n_workers"] if name == "local" else []))
+    for key in counts:
         value = options.get(key)
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (is_whole and value >= 1):

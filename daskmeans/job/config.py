@@ -455,7 +455,7 @@ class ClusterConfig(Section):
         ]
         if self.workers is not None and self.adapt is not None:
             problems.append(_at("adapt", "expected either workers or adapt, got both; remove one of them"))
-        if self.workers is not None and "n_workers" in self.options:
+        if self.workers is not None and self.options.get("n_workers"):
             problems.append(_at("options", "given twice, here and as cluster.workers; remove one", "n_workers"))
         _raise_if(problems)
         return self

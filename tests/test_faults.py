@@ -1,0 +1,196 @@
+"""What happens to a run when workers die, hang, or never come; and what is refused of clusters before they start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import dask
+import distributed
+import numpy as np
+import psutil
+import pytest
+import xarray as xr
+import zarr
+from rich.console import Console
+
+from daskmeans.errors import ClusterError, ConfigError
+from daskmeans.job.cluster import describe_workers, job_script, translated_errors
+from daskmeans.job.clustertypes import check_options
+from daskmeans.job.config import ClusterConfig
+from daskmeans.job.configfile import load_config
+from daskmeans.job.interrupts import heeded
+from daskmeans.job.run import run_job
+from daskmeans.job.submit import SYSTEMS, script_text
+from daskmeans.job.watch import watched
+from daskmeans.scan import Scanner
+
+QUIET = Console(quiet=True)
+
+JOB = """\
+input: {store: X.zarr}
+model: {n_clusters: 12, tol: 0, max_iter: 15, memory_budget: 512kB, init: random, algorithm: lloyd}
+output: {path: out}
+"""
+LOCAL = "{type: local, workers: 2, options: {threads_per_worker: 1, silence_logs: 60}, timeout: %g}"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(JOB)
+
+
+@pytest.fixture
+def store():
+    rng = np.random.default_rng(0)
+    X = 1.5 * rng.standard_normal((16, 4))[rng.integers(0, 16, 40_000)] + rng.standard_normal((40_000, 4))
+    zarr.create_array("X.zarr", shape=X.shape, chunks=(1000, 4), dtype="f4")[:] = X
+
+
+def run(*overrides):
+    folder = run_job(load_config("job.yaml", overrides), QUIET)
+    return xr.open_zarr(folder / "result.zarr").load()
+
+
+def at_pass(number, fault, monkeypatch):
+    """Call `fault` with the processes of the workers that this test has started, shortly after a pass began."""
+    scan, before = Scanner._scan, {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def observed(self, step, title, n_kept):
+        if self.listener is not None and self.n_passes == number:
+            children = psutil.Process().children(recursive=True)
+            mine = [c for c in children if c.pid not in before and "spawn_main" in " ".join(c.cmdline())]
+            threading.Timer(0.05, fault, [mine]).start()
+        return scan(self, step, title, n_kept)
+
+    monkeypatch.setattr(Scanner, "_scan", observed)
+
+
+def test_lost_and_paused_workers_change_no_bit(store, monkeypatch):
+    undisturbed = run("output.path=undisturbed", "model.max_iter=6")
+    struck = []
+
+    def kill_one_and_pause_the_other(workers):
+        workers[0].send_signal(signal.SIGKILL)
+        workers[1].send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        workers[1].send_signal(signal.SIGCONT)
+        struck.extend(workers)
+
+    with monkeypatch.context() as patch:
+        at_pass(4, kill_one_and_pause_the_other, patch)
+        xr.testing.assert_identical(run(f"cluster={LOCAL % 60}", "model.max_iter=6"), undisturbed)
+    assert len(struck) == 2
+    _, alive = psutil.wait_procs(struck, timeout=10)
+    assert not alive
+
+
+class Deaf:
+    """A listener that does nothing."""
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def do_two_passes(listener):
+    """Do a slow pass, and one that hangs."""
+    listener.started(4, "iteration", 7)
+    for _ in range(4):
+        time.sleep(0.2)
+        listener.advanced(1, 0)
+    listener.finished(None)
+    time.sleep(0.6)  # between passes nothing is expected
+    listener.started(5, "labels", 7)
+    time.sleep(5)
+
+
+def test_a_pass_that_hangs_ends_the_run():
+    with pytest.raises(ClusterError) as caught, heeded(), watched(Deaf(), 0.4, lambda: "2 workers") as listener:
+        do_two_passes(listener)
+    message = str(caught.value)
+    assert "pass 5 (labels): no block was done for 0.4 s (cluster.timeout); 2 workers. Look at the logs" in message
+    assert "run the same command again to go on from the last pass" in message
+
+
+def suicide():
+    os._exit(1)
+
+
+def test_workers_that_die_of_a_task_are_explained():
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=60) as cluster,
+        distributed.Client(cluster) as client,
+        pytest.raises(
+            ClusterError, match=r"workers died while computing, most likely for lack of memory: .*; lower model"
+        ),
+        translated_errors(),
+    ):
+        client.submit(suicide, retries=0).result()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ("{type: slurn}", "cluster.type: expected 'threads', .* got 'slurn'; did you mean 'slurm'?"),
+        ("{type: slurm, options: {core: 2}}", "cluster.options.core: unknown option; did you mean 'cores'?"),
+        ("{type: slurm, options: {memory: lots}}", "cluster.options.memory: expected a size such as 2GiB"),
+        ("{type: slurm, options: {wall_time: 1}}", "wall_time: unknown option; did you mean 'walltime'?"),
+        ("{type: local, workers: 2, adapt: {maximum: 3}}", "cluster.adapt: expected either workers or adapt, got both"),
+        ("{type: local, workers: 2, options: {n_workers: 2}}", "n_workers: given twice"),
+        ("{type: threads, workers: 2}", "cluster.workers: the workers of threads are not asked for here"),
+        ("{type: slurm, adapt: {minimum: 3, maximum: 2}}", "cluster.adapt.minimum: expected at most the maximum, 2"),
+        ("{type: distributed.LocalCluster, options: {n_worker: 1}}", "did you mean 'n_workers'?"),
+        ("{type: slurm, driver: {walltime: 1h}}", "cluster.driver.walltime: expected a time such as 24:00:00"),
+        ("{type: address, options: {address: tls://h:1, security: {tls_ca: x}}}", "did you mean 'tls_ca_file'?"),
+    ],
+)
+def test_mistakes_in_the_cluster_are_found_before_it_starts(cluster, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("job.yaml", [f"cluster={cluster}"])
+
+
+def test_lacking_packages_are_named_with_their_remedy(monkeypatch):
+    for kind in ("mpi", "kubernetes", "gateway"):
+        with pytest.raises(ConfigError, match=rf"{kind} needs dask_{kind}.* pip install daskmeans\[{kind}\]"):
+            describe_workers(ClusterConfig(type=kind))
+    with pytest.raises(ConfigError, match=r"there is no LocalClutser in distributed; did you mean 'LocalCluster'\?"):
+        describe_workers(ClusterConfig(type="distributed.LocalClutser"))
+    assert check_options("my_site.Cluster", {"anything": 1}) == []
+
+
+def test_any_class_of_clusters_runs_a_job(store):
+    options = "{n_workers: 0, threads_per_worker: 1, dashboard_address: '127.0.0.1:0', silence_logs: 60}"
+    cluster = f"cluster={{type: distributed.LocalCluster, workers: 1, options: {options}}}"
+    with pytest.raises(ConfigError, match=r"model.memory_budget: missing; .* workers of distributed.LocalCluster"):
+        run(cluster, "model.memory_budget=null")
+    xr.testing.assert_identical(run(cluster, "model.max_iter=2"), run("model.max_iter=2", "output.path=threads"))
+
+
+@pytest.mark.parametrize("kind", ["slurm", "pbs", "sge", "lsf", "oar"])
+def test_scripts_of_batch_systems(kind):
+    job = [f"cluster.type={kind}", "cluster.workers=2", "cluster.options={cores: 4, memory: 8GiB, queue: long}"]
+    driver = "cluster.driver={walltime: '1-00:00:00', memory: 3GiB, resubmit: true, prologue: [module load python]}"
+    config = load_config("job.yaml", [*job, driver])
+    assert describe_workers(config.cluster).n_workers == 2
+    assert describe_workers(config.cluster).n_threads == 4
+    text = script_text(config, Path("job.yaml"), ["model.n_clusters=3"], Path("/x/out.submit"), kind)
+    lines = text.splitlines()
+    assert lines[0] == "#!/bin/bash"
+    assert any("long" in line for line in lines)
+    assert any("24:00:00" in line or "-W 1440" in line for line in lines)
+    assert any(line.startswith("timeout --signal=TERM 86280 ") and "--set model.n_clusters=3" in line for line in lines)
+    assert lines.index("module load python") < lines.index("code=$?")
+    assert f"[ $code -eq 124 ] && {SYSTEMS[kind].command[0]} " in text
+
+
+def test_script_of_the_workers_is_shown_without_a_batch_system():
+    options = {"cores": 2, "memory": "4GiB", "interface": "lo", "queue": "long"}
+    script = job_script(ClusterConfig(type="pbs", options=options))
+    assert "#PBS -q long" in script
+    with pytest.raises(ConfigError, match=r"cluster.type: threads submits no job scripts; slurm, pbs"):
+        job_script(ClusterConfig())
