@@ -35,8 +35,8 @@ from sklearn.utils.validation import (
 
 from daskmeans import kernels
 from daskmeans.errors import DataError, SplitFeaturesWarning
-from daskmeans.frames import array_of, is_dask_frame
 from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, fit
+from daskmeans.frames import array_of, is_dask_frame
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.labelled import centers_dataset, label_samples, measure_samples, open_labelled
 from daskmeans.memory import DEFAULT_PART, Budget, format_bytes, parse_bytes
@@ -99,6 +99,7 @@ class KMeans(
     n_iter_ : int, updates of the centers by passes over the data; iterations on the sample are not counted.
     n_passes_ : int, passes over the data, seeding and the final one included.
     converged_ : bool, whether the last update met `tol`.
+    history_ : a report for each pass: what it was for, bytes, seconds, inertia, center shift. It is not saved.
     n_features_in_ : int
     centers_ : for data with named dimensions, an xarray Dataset: the centers, by ``cluster`` and feature dimensions.
     n_dropped_ : for data with named dimensions: samples that were dropped as missing; their label is -1.
@@ -219,6 +220,7 @@ class KMeans(
         self.counts_ = fitted.counts
         self.n_iter_ = fitted.n_iter
         self.n_passes_ = len(fitted.history)
+        self.history_ = list(fitted.history)
         self.converged_ = fitted.converged
         self._n_features_out = len(self.cluster_centers_)
         if isinstance(X, OpenedStore):

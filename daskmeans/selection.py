@@ -117,11 +117,10 @@ class Selection:
 def knee(n_clusters: Sequence[int], explained_variation: Sequence[float]) -> int | None:
     """Return where explained variation bends most (Satopaa et al. 2011), or None where it does not.
 
-    One cluster explains nothing, which is known and belongs to the curve.
+    It lies within the numbers that were tried, so that it is where the eye finds it on the curve: try one cluster too
+    if two may be the answer.
     """
     ks, values = list(n_clusters), list(explained_variation)
-    if ks[0] != 1:
-        ks, values = [1, *ks], [0.0, *values]
     if len(ks) < 3 or not np.isfinite(values).all() or values[0] == values[-1]:
         return None
     with warnings.catch_warnings():
@@ -227,6 +226,12 @@ class Sweep:
     def best_model(self) -> KMeans:
         """The model of the recommended number of clusters."""
         return self.models[self.recommended]
+
+    def plot(self) -> Any:
+        """Draw the elbow and all scores, and return the axes, (2, 4)."""
+        from daskmeans import plots
+
+        return plots.sweep_scores(self)
 
     def __repr__(self) -> str:
         return f"{self.table.to_string(float_format='{:.6g}'.format)}\nRecommended: {self.recommended}. {self.reason}"

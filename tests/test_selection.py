@@ -66,7 +66,7 @@ def test_a_sweep_reads_a_store_as_often_as_its_slowest_fit_and_twice_more(rng):
 
 
 def test_knees():
-    assert knee([2, 3, 4, 5], [0.8, 0.85, 0.87, 0.88]) == 2
+    assert knee([2, 3, 4, 5, 6], [0.5, 0.7, 0.9, 0.91, 0.92]) == 4
     assert knee([1, 2, 3, 4, 5], [0, 0.5, 0.9, 0.91, 0.92]) == 3
     assert knee([2, 3, 4], [0.3, 0.6, 0.9]) is None
     assert knee([2], [0.3]) is None
