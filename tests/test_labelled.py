@@ -15,6 +15,7 @@ from zarr.storage import MemoryStore
 import daskmeans
 from daskmeans import KMeans
 from daskmeans.errors import DataError
+from daskmeans.memory import Budget
 
 ERA = Path(__file__).parent / "data" / "eraint_cut.zarr"
 SAMPLE_DIMS = ["month", "latitude", "longitude"]
@@ -153,3 +154,16 @@ def test_maps_and_time_series_as_samples_are_read_once_a_pass_within_the_budget(
     labels = model.labels_.compute()
     assert chunk_reads(store) == {n_reads + 1}
     assert labels.sizes == {dim: shape[["time", "y", "x"].index(dim)] for dim in sample_dims}
+
+
+@pytest.mark.parametrize("chunks", [(2, 3, 8, 10), (60, 3, 1, 2), (2, 3, 4, 5), (6, 1, 4, 10)])
+def test_four_dimensions_are_read_once_a_pass_however_they_are_chunked(chunks):
+    """Chunked along time, along space, along both, and along features: each chunk is read once in each pass."""
+    store = counted_store((60, 3, 8, 10), chunks, ["time", "level", "y", "x"])
+    opened = daskmeans.open_samples(store, sample_dims=["time", "y", "x"], feature_dims=["level"])
+    model = KMeans(2, init=np.eye(2, 3), max_iter=3, tol=0, algorithm="lloyd", memory_budget=40_000).fit(opened)
+    assert opened.within(Budget(40_000)).samples.grid.n_blocks > 1
+    assert model.n_passes_ > 1
+    assert chunk_reads(store) == {model.n_passes_}
+    model.labels_.compute()
+    assert chunk_reads(store) == {model.n_passes_ + 1}
