@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 def test_commands_do_what_is_said(folder):
-    assert len(commands("daskmeans")) == 7
+    assert len(commands("daskmeans")) == 8
     for name in ("winds/result.zarr", "winds/summary.json", "winds/config.yaml", "winds12", "labels.zarr"):
         assert (folder / "results" / name).exists()
     assert '"JobConfig"' in (folder / "job.schema.json").read_text()
