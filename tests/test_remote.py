@@ -21,8 +21,8 @@ from test_stores import ERA, ERA_DIMS, CountingStore, all_rows
 
 from daskmeans import retry
 from daskmeans.errors import ConfigError, DataError
-from daskmeans.job.config import MASK, without_masked
 from daskmeans.job.configfile import load_config
+from daskmeans.job.fields import MASK, without_masked
 from daskmeans.job.run import predict_job, run_job
 from daskmeans.stores import open_samples
 

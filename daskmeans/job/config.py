@@ -5,244 +5,30 @@ Knows no file, no Dask and no Zarr: `configfile` reads the file and says where i
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    field_serializer,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, field_serializer, model_validator
 
-from daskmeans.errors import did_you_mean
-from daskmeans.job.clustertypes import NAMES as CLUSTER_NAMES
 from daskmeans.job.clustertypes import check_options, parse_walltime
-from daskmeans.memory import parse_bytes
-
-InitName = Literal["k-means||", "k-means++", "random", "random-partition"]
-Centers = tuple[tuple[float, ...], ...]
-Scalar = bool | int | float | str
-Selected = Scalar | tuple[Scalar | None, Scalar | None]
-
-
-def _wrong(message: str) -> PydanticCustomError:
-    """Return an error that `configfile` prints as it is."""
-    # The message is a parameter since pydantic would take braces in it for fields.
-    return PydanticCustomError("wrong", "{message}", {"message": message})
-
-
-def _not_bool(value: Any) -> Any:
-    """Refuse true and false where a number belongs; pydantic would take them for 1 and 0."""
-    if isinstance(value, bool):
-        raise _wrong(f"expected a number, got {str(value).lower()}")
-    return value
-
-
-def _check_bytes(value: Any) -> Any:
-    """Return the number of bytes of 2GiB, 500MB or 1000000."""
-    if value is None:
-        return None
-    value = _not_bool(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int | str):
-        raise _wrong(f"expected a size such as 2GiB or 500MB, got {value!r}")
-    try:
-        n_bytes = parse_bytes(value)
-    except ValueError as error:
-        raise _wrong(str(error)) from None
-    if n_bytes <= 0:
-        raise _wrong(f"expected a size above 0, such as 2GiB or 500MB, got {value!r}")
-    return n_bytes
-
-
-def _check_init(value: Any) -> str | Centers:
-    """Return the name of a seeding, or centers as rows of finite numbers."""
-    names = get_args(InitName)
-    if isinstance(value, str):
-        if value not in names:
-            known = ", ".join(map(repr, names))
-            hint = suggestion(value, names)
-            raise _wrong(f"expected {known} or a list of centers, got {value!r}{hint}")
-        return value
-    if not isinstance(value, list | tuple) or not value:
-        raise _wrong(f"expected the name of a seeding or a list of centers, got {value!r}")
-    rows = tuple(_check_center(i, row) for i, row in enumerate(value))
-    for i, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise _wrong(f"center {i} has {len(row)} features, center 0 has {len(rows[0])}")
-    return rows
-
-
-def _check_center(i: int, row: Any) -> tuple[float, ...]:
-    """Return one center as a tuple of finite numbers."""
-    expected = f"expected a list of numbers as center {i}"
-    if not isinstance(row, list | tuple) or not row:
-        raise _wrong(f"{expected}, got {row!r}")
-    for x in row:
-        if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x):
-            raise _wrong(f"{expected}, got {x!r} in it")
-    return tuple(float(x) for x in row)
-
-
-def _check_clusters(value: Any) -> int | tuple[int, ...]:
-    """Return a number of clusters, or several in ascending order."""
-    if not isinstance(value, list | tuple):
-        return _check_count(value)
-    if not value:
-        raise _wrong("expected a whole number or a list of them, got an empty list")
-    return tuple(sorted({_check_count(k) for k in value}))
-
-
-def _check_count(value: Any) -> int:
-    """Return a whole number, at least 1."""
-    if isinstance(_not_bool(value), float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int):
-        raise _wrong(f"expected a whole number, got {'nothing (null)' if value is None else repr(value)}")
-    if value < 1:
-        raise _wrong(f"expected greater than or equal to 1, got {value}")
-    return value
-
-
-def _check_selected(value: Any) -> Selected:
-    """Return one coordinate value, or the (start, stop) of a slice."""
-    if isinstance(value, Scalar):
-        return value
-    if isinstance(value, list | tuple) and len(value) == 2:
-        start, stop = value
-        if all(end is None or isinstance(end, Scalar) for end in value):
-            return start, stop
-    raise _wrong(f"expected one coordinate value or [start, stop], got {value!r}")
-
-
-def _check_rounds(value: Any) -> int | str:
-    """Return "auto" or a number of rounds."""
-    if value == "auto":
-        return "auto"
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise _wrong(f"expected 'auto' or a whole number, at least 1, got {value!r}")
-
-
-def _check_cluster_type(value: Any) -> str:
-    """Return the name of a type of cluster, or the dotted path of a class."""
-    if isinstance(value, str) and (value in CLUSTER_NAMES or _DOTTED.fullmatch(value)):
-        return value
-    known = ", ".join(map(repr, CLUSTER_NAMES))
-    hint = suggestion(value, CLUSTER_NAMES) if isinstance(value, str) else ""
-    raise _wrong(f"expected {known} or the dotted path of a class, got {value!r}{hint}")
-
-
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return which of `known` was probably meant by `word`, or nothing."""
-    hint = did_you_mean(word, known)
-    return hint if "did you mean" in hint else ""
-
-
-MASK = "***"
-
-# Options of file systems that tell nothing of who may read.
-_OPEN_OPTIONS = {"endpoint_url", "region_name", "protocol", "consistency", "project", "addressing_style"}
-
-
-def masked(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of a file system in which only flags, numbers and known harmless words are legible.
-
-    >>> masked({"anon": False, "secret": "x", "client_kwargs": {"endpoint_url": "http://localhost:9000"}})
-    {'anon': False, 'secret': '***', 'client_kwargs': {'endpoint_url': 'http://localhost:9000'}}
-    """
-    return {key: _masked_value(key, value) for key, value in options.items()}
-
-
-def _masked_value(key: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return masked(value)
-    is_open = value is None or isinstance(value, int | float) or (key in _OPEN_OPTIONS and "@" not in str(value))
-    return value if is_open else MASK
-
-
-def without_masked(options: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return options without those that were masked, which are left to the environment."""
-    if options is None:
-        return None
-    kept = {k: without_masked(v) if isinstance(v, dict) else v for k, v in options.items() if v != MASK}
-    return kept or None
-
-
-_SCALAR_SCHEMA = {"type": ["number", "string", "boolean"]}
-_SLICE_SCHEMA = {
-    "type": "array",
-    "items": {"type": ["number", "string", "null"]},
-    "minItems": 2,
-    "maxItems": 2,
-}
-_CENTERS_SCHEMA = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
-_COUNT_SCHEMA = {"type": "integer", "minimum": 1}
-_BYTES_SCHEMA = {"type": ["integer", "string"], "title": "size such as 2GiB"}
-
-Whole = Annotated[int, BeforeValidator(_not_bool)]
-Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Bytes = Annotated[
-    int | None,
-    BeforeValidator(_check_bytes),
-    WithJsonSchema({"anyOf": [_BYTES_SCHEMA, {"type": "null"}]}),
-]
-Init = Annotated[
-    InitName | Centers,
-    BeforeValidator(_check_init),
-    WithJsonSchema({"anyOf": [{"enum": list(get_args(InitName))}, _CENTERS_SCHEMA]}),
-]
-Rounds = Annotated[
-    int | Literal["auto"],
-    BeforeValidator(_check_rounds),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-]
-Clusters = Annotated[
-    int | tuple[int, ...],
-    BeforeValidator(_check_clusters),
-    WithJsonSchema({"anyOf": [_COUNT_SCHEMA, {"type": "array", "items": _COUNT_SCHEMA}]}),
-]
-Select = Annotated[
-    Selected,
-    BeforeValidator(_check_selected),
-    WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, _SLICE_SCHEMA]}),
-]
-ClusterType = Annotated[
-    str,
-    BeforeValidator(_check_cluster_type),
-    WithJsonSchema({"anyOf": [{"enum": list(CLUSTER_NAMES)}, {"type": "string", "pattern": r"^\w+(\.\w+)+$"}]}),
-]
-Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
-
-
-def _at(key: str, message: str, *inner: str) -> InitErrorDetails:
-    """Return an error at `key` of a section, which a validator of the whole section found."""
-    return InitErrorDetails(type=_wrong(message), loc=(key, *inner), input=None)
-
-
-def _raise_if(problems: list[InitErrorDetails]) -> None:
-    """Raise all `problems` together; pydantic puts the section's place before theirs."""
-    if problems:
-        raise ValidationError.from_exception_data("section", problems)
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+from daskmeans.job.fields import (
+    Bytes,
+    Clusters,
+    ClusterType,
+    Init,
+    Level,
+    Name,
+    Names,
+    Number,
+    Rounds,
+    Section,
+    Select,
+    Whole,
+    at,
+    masked,
+    raise_if,
+    wrong,
+)
 
 
 class InputConfig(Section):
@@ -285,7 +71,7 @@ class InputConfig(Section):
         "sample, whose label is then -1.",
     )
 
-    level: Annotated[int, BeforeValidator(_not_bool), Field(ge=0)] | None = Field(
+    level: Level | None = Field(
         default=None,
         description="Resolution of an OME-Zarr image, 0 for the finest. Default: 0. Its variable is `image`; its "
         "channels are features and its pixels samples, unless dimensions are named.",
@@ -305,7 +91,7 @@ class InputConfig(Section):
     def _one_kind(self) -> InputConfig:
         """Refuse both kinds of naming at once."""
         if self.array is not None and self.variables is not None:
-            raise _wrong("expected either array or variables, got both; remove one of them")
+            raise wrong("expected either array or variables, got both; remove one of them")
         return self
 
 
@@ -362,10 +148,10 @@ class ModelConfig(Section):
     def _consistent(self) -> ModelConfig:
         """Check that there are as many centers as clusters."""
         if not isinstance(self.init, str) and not isinstance(self.n_clusters, int):
-            _raise_if([_at("init", "expected the name of a seeding, since n_clusters is a list")])
+            raise_if([at("init", "expected the name of a seeding, since n_clusters is a list")])
         if not isinstance(self.init, str) and len(self.init) != self.n_clusters:
             text = f"expected n_clusters = {self.n_clusters} centers, got {len(self.init)}"
-            _raise_if([_at("init", text)])
+            raise_if([at("init", text)])
         return self
 
 
@@ -379,7 +165,7 @@ class Adapt(Section):
     def _ordered(self) -> Adapt:
         """Check that there can be so many."""
         if self.minimum > self.maximum:
-            _raise_if([_at("minimum", f"expected at most the maximum, {self.maximum}, got {self.minimum}")])
+            raise_if([at("minimum", f"expected at most the maximum, {self.maximum}, got {self.minimum}")])
         return self
 
 
@@ -401,7 +187,7 @@ class DriverConfig(Section):
         try:
             parse_walltime(self.walltime or "0:00")
         except ValueError as error:
-            _raise_if([_at("walltime", str(error))])
+            raise_if([at("walltime", str(error))])
         return self
 
 
@@ -447,17 +233,15 @@ class ClusterConfig(Section):
     @model_validator(mode="after")
     def _known_options(self) -> ClusterConfig:
         """Check the names of the options against what will take them."""
-        problems = [_at("options", text, *key) for key, text in check_options(self.type, self.options)]
+        problems = [at("options", text, *key) for key, text in check_options(self.type, self.options)]
         scales = self.type not in ("threads", "address", "mpi")
         fixed = [] if scales else [key for key in ("workers", "adapt") if getattr(self, key) is not None]
-        problems += [
-            _at(key, f"the workers of {self.type} are not asked for here; leave this key out") for key in fixed
-        ]
+        problems += [at(key, f"the workers of {self.type} are not asked for here; leave this key out") for key in fixed]
         if self.workers is not None and self.adapt is not None:
-            problems.append(_at("adapt", "expected either workers or adapt, got both; remove one of them"))
+            problems.append(at("adapt", "expected either workers or adapt, got both; remove one of them"))
         if self.workers is not None and self.options.get("n_workers"):
-            problems.append(_at("options", "given twice, here and as cluster.workers; remove one", "n_workers"))
-        _raise_if(problems)
+            problems.append(at("options", "given twice, here and as cluster.workers; remove one", "n_workers"))
+        raise_if(problems)
         return self
 
 
@@ -485,7 +269,7 @@ class OutputConfig(Section):
     def _ranks_need_labels(self) -> OutputConfig:
         """Refuse to tell of labels that are not written."""
         if not self.labels and (self.distances or self.runner_up):
-            raise _wrong("expected labels: true, since distances or runner_up are asked for")
+            raise wrong("expected labels: true, since distances or runner_up are asked for")
         return self
 
 

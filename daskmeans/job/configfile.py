@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from daskmeans.errors import ConfigError, did_you_mean
-from daskmeans.job.config import JobConfig, Section, sections, suggestion
+from daskmeans.job.config import JobConfig, sections
+from daskmeans.job.fields import Section, suggestion
 
 Key = str | int
 KeyPath = tuple[Key, ...]

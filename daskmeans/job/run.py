@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daskmeans.errors import ConfigError, DataError
-from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, check_surveyed, fit
+from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted, check_surveyed
 from daskmeans.job import results
 from daskmeans.job.choice import fit_one_or_choose, most_clusters, summary_of, write_table
 from daskmeans.job.cluster import (
@@ -28,8 +28,9 @@ from daskmeans.job.cluster import (
     translated_errors,
     what_is_there,
 )
-from daskmeans.job.config import InputConfig, JobConfig, OutputConfig, without_masked
+from daskmeans.job.config import InputConfig, JobConfig, OutputConfig
 from daskmeans.job.configfile import dump_config, load_config
+from daskmeans.job.fields import without_masked
 from daskmeans.job.going_on import going_on, identity_of
 from daskmeans.job.interrupts import heeded, insistent
 from daskmeans.job.joblog import LOG, JobLog
