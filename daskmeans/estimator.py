@@ -22,7 +22,10 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
+    clone,
 )
+from sklearn.cluster import KMeans as ScikitKMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -40,6 +43,7 @@ from daskmeans.frames import array_of, is_dask_frame
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.labelled import centers_dataset, label_samples, measure_samples, open_labelled
 from daskmeans.memory import DEFAULT_PART, Budget, format_bytes, parse_bytes
+from daskmeans.minibatch import Batched
 from daskmeans.samples import Rows, Samples, row_dtype, samples_from_array, samples_from_chunks
 from daskmeans.scan import PassReport, Scanner, lazy_rows, memory_of_workers
 from daskmeans.steps import Assign, Gather
@@ -186,6 +190,86 @@ class KMeans(
         fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)
         self._adopt(fitted, samples.dtype, X)
         return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Move the centers by a batch of rows in memory (Sculley 2010); the first batch seeds them.
+
+        Each center is the weighted mean of the rows that it has been given so far. Centers that get hardly any rows
+        move to rows of the batch, as in scikit-learn's MiniBatchKMeans. After `fit` it goes on from there.
+        `inertia_` and `labels_` are those of the batch, at the centers before they moved.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) NumPy array; the first must have at least `n_clusters` rows.
+        sample_weight : (n_samples,) array, or None for 1.
+        """
+        self._validate_params()
+        begins = not hasattr(self, "cluster_centers_")
+        rows = self._in_memory(X, reset=begins)
+        _finite(rows)
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        if begins:
+            self._begin(rows, weight)
+        seen = Batched(self.cluster_centers_.astype(np.float64), self.counts_, getattr(self, "_since_reassigned", 0.0))
+        scanner = Scanner(samples_from_array(rows, weight))
+        found = scanner.scan(Assign(Stack.of([seen.centers]), rows.mean(axis=0, dtype=np.float64), Gather()))
+        generator = np.random.default_rng([self._batch_seed, self.n_iter_])
+        seen = seen.moved_by(found.sums, found.counts).reassigned(rows, weight, generator)
+        self.cluster_centers_ = seen.centers.astype(rows.dtype)
+        self.counts_, self._since_reassigned = seen.counts, seen.since_reassigned
+        self.inertia_per_cluster_, self.labels_ = found.inertia, np.concatenate(found.outputs)
+        self.inertia_ = float(found.inertia.sum())
+        self.n_iter_ += 1
+        self.n_passes_ += 1
+        return self
+
+    cluster_centers_: npt.NDArray[Any]
+    counts_: Float64s
+    n_iter_: int
+    n_passes_: int
+    _batch_seed = 0
+
+    def _begin(self, rows: Rows, weight: Float64s) -> None:
+        """Seed the centers by the first batch."""
+        start = clone(self).set_params(max_iter=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            start.fit(rows, sample_weight=weight)
+        self.cluster_centers_, self.counts_ = start.cluster_centers_, np.zeros(self.n_clusters)
+        self.n_iter_ = self.n_passes_ = 0
+        self.converged_ = False
+        self._batch_seed = seed_of(self.random_state)
+        self._n_features_out = self.n_clusters
+
+    def to_sklearn(self) -> Any:
+        """Return the model as a fitted `sklearn.cluster.KMeans`, without labels of rows that are not in memory."""
+        check_is_fitted(self)
+        model = ScikitKMeans(self.n_clusters, n_init=1, init=np.array(self.cluster_centers_), max_iter=self.max_iter)
+        model.set_params(tol=self.tol, random_state=self.random_state)
+        model.cluster_centers_ = np.array(self.cluster_centers_)
+        model.inertia_, model.n_iter_, model.n_features_in_ = self.inertia_, self.n_iter_, self.n_features_in_
+        model._n_threads, model._n_features_out = 1, len(self.cluster_centers_)
+        for name in ("labels_", "feature_names_in_"):
+            if isinstance(getattr(self, name, None), np.ndarray):
+                setattr(model, name, getattr(self, name))
+        return model
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """Return a model with the centers of a fitted `sklearn.cluster.KMeans` or `MiniBatchKMeans`."""
+        check_is_fitted(model)
+        centers = np.array(model.cluster_centers_)
+        found = cls(len(centers), init=centers, n_init=1, tol=model.tol, random_state=model.random_state)
+        found.cluster_centers_, found.n_features_in_ = centers, centers.shape[1]
+        found.inertia_, found.n_iter_, found.n_passes_ = float(model.inertia_), int(model.n_iter_), 0
+        found.labels_ = np.asarray(model.labels_, dtype=np.int32)
+        found.counts_ = np.bincount(found.labels_, minlength=len(centers)).astype(np.float64)
+        found.inertia_per_cluster_ = np.full(len(centers), np.nan)
+        found.converged_ = found.n_iter_ < model.max_iter
+        found._n_features_out = len(centers)
+        if hasattr(model, "feature_names_in_"):
+            found.feature_names_in_ = model.feature_names_in_
+        return found
 
     def _options(self, budget: Budget) -> FitOptions:
         named, n_init = isinstance(self.init, str), self.n_init

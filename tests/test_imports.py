@@ -17,7 +17,7 @@ LAYERS = [
     {"selection", "plots"},
     {"metrics", "preprocessing"},
     {"estimator"},
-    {"fit", "validity"},
+    {"fit", "validity", "minibatch"},
     {"seeding"},
     {"lloyd"},
     {"active"},
