@@ -23,7 +23,7 @@ from daskmeans.job.clustertypes import check_options
 from daskmeans.job.config import ClusterConfig
 from daskmeans.job.configfile import load_config
 from daskmeans.job.interrupts import heeded
-from daskmeans.job.run import run_job
+from daskmeans.job.run import predict_job, run_job
 from daskmeans.job.submit import SYSTEMS, script_text
 from daskmeans.job.watch import watched
 from daskmeans.scan import Scanner
@@ -194,3 +194,11 @@ def test_script_of_the_workers_is_shown_without_a_batch_system():
     assert "#PBS -q long" in script
     with pytest.raises(ConfigError, match=r"cluster.type: threads submits no job scripts; slurm, pbs"):
         job_script(ClusterConfig())
+
+
+def test_a_result_of_others_starts_no_cluster_of_its_choice(store):
+    run("model.max_iter=1", "output.labels=false")
+    path = Path("out/config.yaml")
+    path.write_text(path.read_text().replace("type: threads", "type: os.system"))
+    predict_job(Path("out"), "X.zarr", "labels.zarr", [], False, QUIET)
+    assert xr.open_zarr("labels.zarr")["labels"].shape == (40_000,)
