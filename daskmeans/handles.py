@@ -264,9 +264,7 @@ def _open_path(
 
 def _check_no_level(level: int | None, label: str) -> None:
     if level is not None:
-        raise ConfigError(
-            f"level: {label} is no image pyramid (it has no multiscales metadata); leave level out"
-        )
+        raise ConfigError(f"level: {label} is no image pyramid (it has no multiscales metadata); leave level out")
 
 
 def _image_of(group: zarr.Group, level: int, label: str) -> tuple[Array, xr.Dataset]:

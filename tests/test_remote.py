@@ -151,8 +151,9 @@ def s3_server():
     BadLine.target = server.get_host_and_port()
     direct = f"http://127.0.0.1:{BadLine.target[1]}"
     files = s3fs.S3FileSystem(**credentials(direct), skip_instance_cache=True)
-    files.mkdir("weather")
-    files.put(str(ERA), "weather/era.zarr", recursive=True)
+    if not files.exists("weather"):  # all servers of a process share what they hold
+        files.mkdir("weather")
+        files.put(str(ERA), "weather/era.zarr", recursive=True)
     bad = ThreadingHTTPServer(("127.0.0.1", 0), BadLine)
     yield direct, serve(bad)
     bad.shutdown()
