@@ -58,7 +58,7 @@ def test_a_sweep_reads_a_store_as_often_as_its_slowest_fit_and_twice_more(rng):
     array = zarr.create_array(store, name="X", shape=X.shape, chunks=(500, 6), dtype="f4")
     array[:] = X
     options = {"random_state": 0, "memory_budget": X.nbytes // 2, "n_init": 4}
-    alone = [chunks_read(lambda k=k: KMeans(k, **options).fit(array))[0] / 48 for k in (8, 12)]
+    alone = [chunks_read(lambda k=k: KMeans(k, **options).fit(array))[0] / 48 for k in (8,)]
     together, found = chunks_read(lambda: daskmeans.sweep(array, range(2, 13), **options, gap=False))
     assert max(alone) > 4  # the store is read in each pass
     assert together / 48 <= max(alone) + 2
