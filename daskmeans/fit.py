@@ -262,13 +262,23 @@ class Problem:
             model = Model(self.rounded(np.asarray(self.options.init)))
             advance(model, found, self.stop, self.dtype)
             scanner.judge(model.total_inertia, model.sq_shift)
+            if self.looks_ahead(scanner) and self.polishes and not model.converged:
+                (polished,) = seeding.polish(self.sample, [[model.centers]], self.stop)
+                model.go_ahead(self.rounded(polished), to_better=model.total_inertia)
             return [model]
         if found is None:
             with one_blas_thread():
                 seeds = self._seeds(scanner)
         else:
             seeds = [self.scaled(centers) for centers in found]
+        if not self._seeds_are_polished and self.looks_ahead(scanner) and self.polishes:
+            seeds = seeding.polish(self.sample, [[centers] for centers in seeds], self.stop)
         return [Model(self.rounded(centers)) for centers in seeds]
+
+    def looks_ahead(self, scanner: Scanner) -> bool:
+        """Whether to take the fewest passes, by whatever path, rather than plain Lloyd's trajectory."""
+        algorithm = self.options.algorithm
+        return algorithm == "lookahead" or (algorithm == "auto" and scanner.reads_each_pass)
 
     def _seeds(self, scanner: Scanner) -> list[Float64s]:
         """Return initial centers for each of the models."""
@@ -285,6 +295,11 @@ class Problem:
             seeds = seeding.scalable(scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds)
         polished = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
         return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
+
+    @property
+    def _seeds_are_polished(self) -> bool:
+        init = self.options.init
+        return isinstance(init, str) and init in ("k-means||", "k-means++")
 
     @property
     def _all_sampled(self) -> bool:
@@ -306,8 +321,7 @@ class Problem:
         """Return how to iterate: by active rows, within the budget, and ahead where each pass is a read."""
         row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
         share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes))
-        n_rows, reads = self.surveyed.n_rows, scanner.reads_each_pass
-        look_ahead = self.options.algorithm == "lookahead" or (self.options.algorithm == "auto" and reads)
+        n_rows, reads, look_ahead = self.surveyed.n_rows, scanner.reads_each_pass, self.looks_ahead(scanner)
         n_sample = SAMPLE_MIN_ROWS if reads else min(SAMPLE_MIN_ROWS, n_rows // 32 + 1)
         sample = self.sample.X[:: -(-len(self.sample.X) // n_sample)]
         choice = Choice(sample, share, sampled=look_ahead, must_last=0.0 if reads else MUST_LAST)

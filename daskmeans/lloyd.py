@@ -96,6 +96,11 @@ class Model:
         """Squared shifts of the last update, summed over clusters."""
         return 0.0 if self.shift is None else float((self.shift**2).sum())
 
+    def go_ahead(self, centers: Float64s, *, to_better: float) -> None:
+        """Move to `centers` that nothing vouches for; a full pass must find less inertia there than `to_better`."""
+        self.retreat, self.inertia_to_better = self.centers, to_better
+        self.centers = centers
+
 
 @dataclass
 class State:
@@ -181,8 +186,7 @@ def iterate_on(rows: ActiveRows, model: Model, stop: Stop, method: Method, dtype
             if not (found.counts > 0).all():
                 break
             advance(ahead, found, quiet, dtype)
-        model.retreat, model.inertia_to_better = model.centers, float(rows.at_anchor.inertia.sum())
-        model.centers = ahead.centers
+        model.go_ahead(ahead.centers, to_better=float(rows.at_anchor.inertia.sum()))
 
 
 def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> None:
