@@ -16,7 +16,7 @@ from daskmeans.active import Choice
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
 from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle, settle_all
-from daskmeans.memory import ROW_OVERHEAD_BYTES, Budget
+from daskmeans.memory import ROW_OVERHEAD_BYTES, SAMPLE_MIN_ROWS, Budget, sample_size
 from daskmeans.samples import Dropped, Samples
 from daskmeans.scan import PassReport, Scanner, one_blas_thread
 from daskmeans.steps import (
@@ -34,10 +34,6 @@ from daskmeans.transforms import Standardize
 
 Init = str | npt.NDArray[Any] | Callable[..., npt.ArrayLike]
 INIT_NAMES = ("k-means||", "k-means++", "random", "random-partition")
-
-# With m rows for each cluster the inertia of centers fitted to the sample exceeds the optimum by about 1/m.
-SAMPLE_ROWS_PER_CLUSTER = 2048
-SAMPLE_MIN_ROWS = 2**16
 
 AUTO_ROUNDS = 2
 
@@ -126,13 +122,6 @@ class Fitted:
         return float(self.inertia_per_cluster.sum())
 
 
-def sample_size(samples: Samples, n_clusters: int, budget: Budget) -> int:
-    """Return how many rows the uniform sample has: enough for the clusters, within the budget."""
-    row_bytes = samples.n_features * samples.dtype.itemsize + ROW_OVERHEAD_BYTES
-    affordable = max(n_clusters, budget.sample_bytes // row_bytes)
-    return min(max(SAMPLE_MIN_ROWS, SAMPLE_ROWS_PER_CLUSTER * n_clusters), affordable)
-
-
 def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal: Journal | None = None) -> Fitted:
     """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
@@ -197,7 +186,9 @@ def _survey(
 ) -> tuple[Surveyed, list[Float64s] | Assigned | None]:
     """Make the first pass; it carries what needs nothing but the rows: a random partition, a first iteration."""
     samples, init = scanner.samples, options.init
-    survey = Survey(sample_size(samples, max(options.n_clusters), options.budget), options.seed, samples.n_samples)
+    row_bytes = samples.n_features * samples.dtype.itemsize
+    size = sample_size(row_bytes, max(options.n_clusters), options.budget)
+    survey = Survey(size, options.seed, samples.n_samples)
     if not isinstance(init, str) and not callable(init):
         centers = check_centers(init, options.n_clusters[0], samples.n_features).astype(samples.dtype)
         if options.scale == "none" and not resumes:

@@ -81,6 +81,17 @@ class Budget:
         return self.total_bytes * 5 // 8
 
 
+# With m rows for each cluster the inertia of centers fitted to the sample exceeds the optimum by about 1/m.
+SAMPLE_ROWS_PER_CLUSTER = 2048
+SAMPLE_MIN_ROWS = 2**16
+
+
+def sample_size(row_bytes: int, n_clusters: int, budget: Budget) -> int:
+    """Return how many rows the uniform sample has: enough for the clusters, within the budget."""
+    affordable = max(n_clusters, budget.sample_bytes // (row_bytes + ROW_OVERHEAD_BYTES))
+    return min(max(SAMPLE_MIN_ROWS, SAMPLE_ROWS_PER_CLUSTER * n_clusters), affordable)
+
+
 # Beside its features a row costs, while its block is worked on, a label, a distance, an id, a mask.
 ROW_OVERHEAD_BYTES = 24
 
@@ -212,6 +223,7 @@ class Plan:
     n_blocks: int
     largest_block_rows: int
     budget: Budget
+    n_clusters: int
 
     @property
     def row_bytes(self) -> int:
@@ -241,4 +253,4 @@ class Plan:
     @property
     def sample_rows(self) -> int:
         """Rows of the uniform sample."""
-        return min(self.n_rows, self.budget.sample_bytes // (self.row_bytes + ROW_OVERHEAD_BYTES))
+        return min(self.n_rows, sample_size(self.row_bytes, self.n_clusters, self.budget))

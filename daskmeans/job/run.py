@@ -250,6 +250,7 @@ def _plan(config: JobConfig, opened: OpenedStore, budget: Budget, workers: Worke
         n_blocks=samples.grid.n_blocks,
         largest_block_rows=int(samples.grid.largest_block),
         budget=budget,
+        n_clusters=most_clusters(model.n_clusters),
     )
     rounds = AUTO_ROUNDS if model.init_rounds == "auto" else model.init_rounds
     seeding = rounds + 1 if model.init == "k-means||" else 0
