@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,11 +51,19 @@ def insistent() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, RETRY_S)
         raise KeyboardInterrupt
 
+    def report(lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):  # which comes again, so there is nothing to tell
+            hook(lost)
+
     heard = [n for n in SIGNALS if signal.getsignal(n) is signal.default_int_handler]
+    if signal.SIGINT not in heard and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        heard.append(signal.SIGINT)  # some packages take Ctrl-C for themselves when they are imported
     before = {number: signal.signal(number, interrupt) for number in (*heard, signal.SIGALRM)}
+    hook, sys.unraisablehook = sys.unraisablehook, report
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
