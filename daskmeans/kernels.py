@@ -5,6 +5,7 @@ Must not know of Dask, Zarr or files. Arrays in, arrays out; what is filled in p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +37,9 @@ TILE_ROWS = 256
 
 # With few centers a product of a short tile costs less than the call; then the tile is longer.
 FEW_CENTERS, LONG_TILE_ROWS = 16, 1024
+
+# Numbers of float64 in two cache lines, which processors fetch together.
+CACHE_LINES = 16
 
 NO_WEIGHT: Float64s = np.empty(0)
 
@@ -130,10 +134,10 @@ def assign(
     n_rows, n_features = X.shape
     n_centers, n_models = len(stack.centers), stack.n_models
     result = Assignment(
-        sums=np.zeros((n_centers, n_features)),
-        counts=np.zeros(n_centers),
-        inertia=np.zeros(n_centers),
-        far_sq_dist=np.full(n_centers, -1.0),
+        sums=_apart((n_centers, n_features), 0.0),
+        counts=_apart((n_centers,), 0.0),
+        inertia=_apart((n_centers,), 0.0),
+        far_sq_dist=_apart((n_centers,), -1.0),
         far_row=np.zeros(n_centers, dtype=np.int64),
         far_label=np.zeros(n_centers, dtype=np.int32),
         labels=np.empty((n_models, n_rows if with_labels else 0), dtype=np.int32),
@@ -155,6 +159,16 @@ def assign(
         *result,
     )
     return result
+
+
+def _apart(shape: tuple[int, ...], fill: float) -> Float64s:
+    """Return a filled array that shares no cache line with another.
+
+    NumPy takes small arrays of all threads from one pool; neighbours that two threads add to made two threads as slow
+    as one.
+    """
+    size = math.prod(shape)
+    return np.full(size + 2 * CACHE_LINES, fill)[CACHE_LINES:-CACHE_LINES].reshape(shape)
 
 
 @jit
