@@ -15,7 +15,7 @@ from daskmeans import seeding
 from daskmeans.active import Choice
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
-from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle, settle_all
+from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle
 from daskmeans.memory import ROW_OVERHEAD_BYTES, SAMPLE_MIN_ROWS, Budget, sample_size
 from daskmeans.samples import Dropped, Samples
 from daskmeans.scan import PassReport, Scanner, one_blas_thread
@@ -131,20 +131,6 @@ def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal
     problem, models = solve(scanner, options, journal)
     best, outputs = settle(scanner, models, problem.offset, sink)
     return problem.fitted(best, scanner, outputs)
-
-
-def fit_each(scanner: Scanner, options: FitOptions, journal: Journal | None = None) -> list[list[Fitted]]:
-    """Fit models of several numbers of clusters, which share every pass; for each number all starts, the best first.
-
-    Passes over the data: those of the slowest model.
-    """
-    problem, models = solve(scanner, options, journal)
-    settle_all(scanner, models, problem.offset)
-    models = sorted(models, key=lambda model: model.total_inertia)
-    return [
-        [problem.fitted(model, scanner, None) for model in models if len(model.centers) == k]
-        for k in options.n_clusters
-    ]
 
 
 class Journal(Protocol):

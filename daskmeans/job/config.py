@@ -133,9 +133,10 @@ class ModelConfig(Section):
         description="Candidates drawn in a round of k-means||, in multiples of n_clusters.",
     )
     init_rounds: Rounds = Field(default="auto", description="Rounds of k-means||, each one pass over the data.")
-    algorithm: Literal["auto", "lloyd"] = Field(
+    algorithm: Literal["auto", "lloyd", "lookahead"] = Field(
         default="auto",
-        description="`lloyd` follows plain Lloyd iterations; `auto` chooses.",
+        description="`lloyd` follows plain Lloyd's trajectory; `lookahead` takes the fewest reads to a fixed point; "
+        "`auto` is `lloyd` where the rows are kept in memory, else `lookahead`.",
     )
     memory_budget: Bytes = Field(
         default=None,
