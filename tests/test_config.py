@@ -117,7 +117,7 @@ def test_words_are_not_taken_for_other_things(write):
         ),
         (
             "model: {algorithm: loyd}",
-            ("job.yaml:3:9: model.algorithm: expected 'auto', 'lloyd' or 'lookahead', got 'loyd'; did you mean 'lloyd'?"),
+            "job.yaml:3:9: model.algorithm: expected 'auto', 'lloyd' or 'lookahead', got 'loyd'; did you mean 'lloyd'?",
         ),
         (
             "model: {init: kmeans++}",
