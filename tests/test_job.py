@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -237,9 +238,20 @@ def lose_an_interrupt():
 
 def test_interrupt_that_gets_lost_comes_again(monkeypatch):
     monkeypatch.setattr("daskmeans.job.interrupts.RETRY_S", 0.1)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), insistent():
         lose_an_interrupt()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_arrives_though_a_package_has_taken_it():
+    before = signal.signal(signal.SIGINT, lambda *_: sys.exit())
+    try:
+        with pytest.raises(KeyboardInterrupt), insistent():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
