@@ -104,10 +104,12 @@ def show(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None:
         print(json.dumps({"title": title, "machine": machine(), "rows": rows}))
         return
     table = Table(title=f"{title}\n{machine()}")
-    for column in rows[0]:
+    columns = dict.fromkeys(column for row in rows for column in row)
+    for column in columns:
         table.add_column(column, justify="left" if column == "case" else "right")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        values = (row.get(column, "") for column in columns)
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)
 
 
