@@ -223,7 +223,8 @@ def store(
 ) -> None:
     """A store larger than the budget: a pass against only reading it, peak memory, a whole fit against dask-ml."""
     with Workplace(folder) as path:
-        X = write_large_store(path / "large.zarr", rows, features, chunk_rows=64 * MIB // (4 * features))
+        chunk_rows = max(1, min(64 * MIB // (4 * features), rows // 256))
+        X = write_large_store(path / "large.zarr", rows, features, chunk_rows)
         init = X[:32]
         budget = X.nbytes // 8
         samples = KMeans()._samples(X, None, daskmeans.estimator.resolve_budget(budget), reset=True)
@@ -324,7 +325,7 @@ def _count_passes(stored: zarr.Array, X: np.ndarray, k: int) -> dict[str, Any]:
 def sweep(rows: int = 4_000_000, rounds: Rounds = 5, folder: Folder = None, as_json: AsJson = False) -> None:
     """k = 2 to 12 in shared passes against k = 12 alone with the same number of passes."""
     with Workplace(folder) as path:
-        X = write_store(path / "X.zarr", blobs(rows, 16, 12, spread=1.5), chunk_bytes=16 * MIB)
+        X = write_store(path / "X.zarr", blobs(rows, 16, 12, spread=1.5), chunk_bytes=rows * 64 // 256)
         budget = daskmeans.estimator.resolve_budget(X.nbytes // 8)
         samples = KMeans()._samples(X, None, budget, reset=True)
         sample, scanner = X[:4096].astype(float), Scanner(samples)
