@@ -11,12 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-import zarr
-from dask.base import optimize
-from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -29,23 +25,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import (
-    _check_feature_names,
-    _check_sample_weight,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from daskmeans import kernels
-from daskmeans.errors import DataError, SplitFeaturesWarning
+from daskmeans import inputs, kernels
+from daskmeans.errors import DataError
 from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, fit
-from daskmeans.frames import array_of, is_dask_frame
+from daskmeans.inputs import finite_rows, resolve_budget
 from daskmeans.kernels import Float64s, Stack
-from daskmeans.labelled import centers_dataset, label_samples, measure_samples, open_labelled
-from daskmeans.memory import DEFAULT_PART, Budget, format_bytes, parse_bytes
+from daskmeans.labelled import centers_dataset, label_samples, measure_samples
+from daskmeans.memory import Budget
 from daskmeans.minibatch import Batched
-from daskmeans.samples import Rows, Samples, row_dtype, samples_from_array, samples_from_chunks
-from daskmeans.scan import PassReport, Scanner, lazy_rows, memory_of_workers
+from daskmeans.samples import Rows, row_dtype, samples_from_array
+from daskmeans.scan import PassReport, Scanner
 from daskmeans.steps import Assign, Gather
 from daskmeans.stores import OpenedStore
 
@@ -110,8 +101,7 @@ class KMeans(
 
     Examples
     --------
-    >>> import dask.array as da
-    >>> from daskmeans import KMeans
+    >>>     >>> from daskmeans import KMeans
     >>> X = da.concatenate([da.zeros((500, 2)), da.ones((500, 2))])
     >>> model = KMeans(n_clusters=2, random_state=0).fit(X)
     >>> sorted(model.cluster_centers_[:, 0].tolist())
@@ -183,8 +173,7 @@ class KMeans(
         """
         self._validate_params()
         budget = resolve_budget(self.memory_budget)
-        X, sample_weight = self._named(X, sample_dims, sample_weight, budget, reset=True)
-        samples = self._samples(X, sample_weight, budget, reset=True)
+        samples, X = inputs.view(self, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
         listener = _Printer() if self.verbose else None
         scanner = Scanner(samples, kept_bytes=budget.kept_bytes, listener=listener)
         fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)
@@ -205,8 +194,8 @@ class KMeans(
         """
         self._validate_params()
         begins = not hasattr(self, "cluster_centers_")
-        rows = self._in_memory(X, reset=begins)
-        _finite(rows)
+        rows = inputs.rows_in_memory(self, X, reset=begins)
+        finite_rows(rows)
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
         if begins:
             self._begin(rows, weight)
@@ -312,78 +301,8 @@ class KMeans(
             self.centers_ = centers_dataset(X, self.cluster_centers_)
         self.labels_ = self.predict(X) if fitted.outputs is None else np.concatenate(fitted.outputs)
 
-    def _named(
-        self, X: Any, sample_dims: Sequence[str] | None, sample_weight: Any, budget: Budget, *, reset: bool
-    ) -> tuple[Any, Any]:
-        """Return data with named dimensions as opened samples, whose weights are its own; other data as it is."""
-        if is_dask_frame(X):
-            _check_feature_names(self, X._meta, reset=reset)
-            X, sample_weight = array_of(X), array_of(sample_weight)
-        layout = (sample_dims, None) if reset else self._layout
-        opened = open_labelled(X, *layout, sample_weight)
-        if sample_dims is not None and (opened is None or opened is X):
-            raise DataError("sample_dims is for xarray objects; give it to open_samples for a store.")
-        if opened is None:
-            return X, sample_weight
-        names = np.array(opened.feature_names, dtype=object)
-        if reset:
-            self.n_features_in_, self.feature_names_in_ = len(names), names
-            self._layout = (opened.sample_dims, opened.feature_dims)
-        elif len(names) != self.n_features_in_:
-            raise DataError(f"X has {len(names)} features, but KMeans is expecting {self.n_features_in_} features.")
-        elif (expected := getattr(self, "feature_names_in_", names)).tolist() != names.tolist():
-            i = int(np.flatnonzero(expected != names)[0])
-            raise DataError(f"Feature {i} of X is {names[i]}, but it was {expected[i]} when KMeans was fitted.")
-        return opened.within(budget), None
-
     # Sample and feature dimensions of the data with named dimensions that was fitted.
     _layout: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None)
-
-    def _samples(self, X: Any, sample_weight: Any, budget: Budget, *, reset: bool) -> Samples:
-        """View `X`, whatever it is, as samples."""
-        if isinstance(X, OpenedStore):
-            return X.samples
-        if isinstance(X, zarr.Array):
-            self._check_columns(X.shape, X.dtype, reset=reset)
-            from daskmeans.stores import samples_from_zarr
-
-            return samples_from_zarr(X, sample_weight, budget)
-        if isinstance(X, da.Array):
-            self._check_columns(X.shape, X.dtype, reset=reset)
-            _check_dense(X)
-            return _samples_from_dask(X, sample_weight)
-        X = self._in_memory(X, reset=reset)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        return samples_from_array(X, sample_weight)
-
-    def _in_memory(self, X: Any, *, reset: bool) -> npt.NDArray[Any]:
-        """Check an array in memory as scikit-learn does; whether it is finite is seen in the first pass."""
-        checked: npt.NDArray[Any] = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            order="C",
-            ensure_all_finite=not reset,
-        )
-        return checked
-
-    def _check_columns(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, reset: bool) -> None:
-        """Check the features of an array that is not in memory."""
-        if len(shape) != 2:
-            raise DataError(f"Expected 2D array, got {len(shape)}D array instead: X must be (n_samples, n_features).")
-        if shape[1] == 0:
-            raise DataError(f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required.")
-        if dtype.kind not in "biuf":
-            raise DataError(f"X has dtype {dtype}; expected real numbers.")
-        if reset:
-            self.n_features_in_ = int(shape[1])
-        elif shape[1] != self.n_features_in_:
-            raise DataError(
-                f"X has {shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                f"as input."
-            )
 
     def predict(self, X: Any) -> Any:
         """Return the nearest center of each row, (n_samples,) int32.
@@ -392,35 +311,31 @@ class KMeans(
         dimensions a DataArray on its sample dimensions. One pass.
         """
         check_is_fitted(self)
-        X, _ = self._named(X, None, None, resolve_budget(self.memory_budget), reset=False)
+        X, _ = inputs.named(self, X, None, resolve_budget(self.memory_budget), reset=False)
         if isinstance(X, OpenedStore):
             return label_samples(X, self.cluster_centers_.astype(np.float64))
-        nearest = functools.partial(_nearest, centers=self.cluster_centers_.astype(np.float64))
-        if _is_lazy(X):
-            self._check_columns(X.shape, X.dtype, reset=False)
-            return lazy_rows(_whole_rows(_as_dask(X)), nearest, None, np.dtype(np.int32), "labels")
-        samples = samples_from_array(self._in_memory(X, reset=False), None)
+        if inputs.is_lazy(X):
+            nearest = functools.partial(_nearest, centers=self.cluster_centers_.astype(np.float64))
+            return inputs.map_lazily(self, X, nearest, None, np.int32, "labels")
+        samples = samples_from_array(inputs.rows_in_memory(self, X, reset=False), None)
         return np.concatenate(Scanner(samples).scan(self._assign(Gather())).outputs)
 
     def transform(self, X: Any) -> Any:
         """Return the distances to all centers, (n_samples, n_clusters), in the dtype of the rows; lazy as `predict`."""
         check_is_fitted(self)
-        X, _ = self._named(X, None, None, resolve_budget(self.memory_budget), reset=False)
+        X, _ = inputs.named(self, X, None, resolve_budget(self.memory_budget), reset=False)
         if isinstance(X, OpenedStore):
             return measure_samples(X, self.cluster_centers_)
-        if _is_lazy(X):
-            self._check_columns(X.shape, X.dtype, reset=False)
+        if inputs.is_lazy(X):
             measure = functools.partial(_distances, centers=self.cluster_centers_)
-            dtype = row_dtype(X.dtype)
-            return lazy_rows(_whole_rows(_as_dask(X)), measure, len(self.cluster_centers_), dtype, "distances")
-        return _distances(self._in_memory(X, reset=False), centers=self.cluster_centers_)
+            return inputs.map_lazily(self, X, measure, len(self.cluster_centers_), row_dtype(X.dtype), "distances")
+        return _distances(inputs.rows_in_memory(self, X, reset=False), centers=self.cluster_centers_)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return minus the inertia of `X`, so that greater is better. One pass over the data."""
         check_is_fitted(self)
         budget = resolve_budget(self.memory_budget)
-        X, sample_weight = self._named(X, None, sample_weight, budget, reset=False)
-        samples = self._samples(X, sample_weight, budget, reset=False)
+        samples, _ = inputs.view(self, X, sample_weight, budget, reset=False)
         inertia = float(Scanner(samples).scan(self._assign(None)).inertia.sum())
         if not np.isfinite(inertia):
             raise DataError("Input X contains NaN or infinity, or its weights do. Every value must be finite.")
@@ -494,22 +409,6 @@ def _restored(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> KM
     return model
 
 
-def samples_of(
-    X: Any, sample_weight: Any, budget: Budget, *, sample_dims: Sequence[str] | None = None
-) -> tuple[Samples, Any]:
-    """View anything that `KMeans.fit` takes as samples; return them and the data, opened if it has named dimensions."""
-    viewer = KMeans()
-    X, sample_weight = viewer._named(X, sample_dims, sample_weight, budget, reset=True)
-    return viewer._samples(X, sample_weight, budget, reset=True), X
-
-
-def resolve_budget(memory_budget: int | str | None) -> Budget:
-    """Return the budget: as given, else a quarter of the memory of the workers, or of this machine."""
-    if memory_budget is None:
-        return Budget(memory_of_workers() // DEFAULT_PART)
-    return Budget(parse_bytes(memory_budget))
-
-
 def seed_of(random_state: Any) -> int:
     """Return the seed of a random state: an int is itself."""
     if isinstance(random_state, (int, np.integer)):
@@ -518,90 +417,15 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _is_lazy(X: Any) -> bool:
-    return isinstance(X, (da.Array, zarr.Array))
-
-
-def _as_dask(X: Any) -> da.Array:
-    lazy: da.Array = da.from_zarr(X) if isinstance(X, zarr.Array) else X
-    return lazy
-
-
-def _check_dense(X: da.Array) -> None:
-    """Raise TypeError, as scikit-learn does, if the chunks of a Dask array are sparse matrices."""
-    if issparse(X._meta):
-        raise TypeError(
-            "Sparse data was passed for X, but dense data is required. Use X.map_blocks(lambda rows: rows.toarray(), "
-            "dtype=X.dtype) to convert its chunks."
-        )
-
-
-def _whole_rows(X: da.Array) -> da.Array:
-    """Merge chunks that cut the features of a row, and say what that costs."""
-    n_pieces = len(X.chunks[1])
-    if n_pieces == 1:
-        return X
-    row_bytes = X.shape[1] * X.dtype.itemsize
-    n_rows = max(X.chunks[0])
-    warnings.warn(
-        f"The chunks of X cut each row into {n_pieces} pieces. They are merged, which copies all of X in every pass "
-        f"and holds blocks of {format_bytes(n_rows * row_bytes)}; store X with all {X.shape[1]} features in one chunk "
-        f"to avoid it.",
-        SplitFeaturesWarning,
-        stacklevel=4,
-    )
-    merged: da.Array = X.rechunk({1: -1})
-    return merged
-
-
-def _samples_from_dask(X: da.Array, sample_weight: Any) -> Samples:
-    X = _whole_rows(X)
-    collections = [X]
-    if sample_weight is not None:
-        collections.append(_weights_like(X, sample_weight))
-    # Fusing once saves tasks in every pass.
-    return samples_from_chunks(optimize(*collections), dtype=row_dtype(X.dtype))
-
-
-def _weights_like(X: da.Array, sample_weight: Any) -> da.Array:
-    """Return weights as a Dask array in the row chunks of `X`."""
-    known = not np.isnan(X.chunks[0]).any()
-    weight: da.Array
-    if isinstance(sample_weight, da.Array):
-        if known and sample_weight.shape == X.shape[:1]:
-            weight = sample_weight.rechunk((X.chunks[0],))
-            return weight
-        if not known and sample_weight.numblocks == X.numblocks[:1]:
-            return sample_weight
-    elif known:
-        values = np.asarray(sample_weight, dtype=np.float64)
-        if values.ndim == 0 or values.shape == X.shape[:1]:
-            weight = da.from_array(np.broadcast_to(values, X.shape[:1]), chunks=(X.chunks[0],))
-            return weight
-    raise DataError(
-        f"sample_weight.shape == {np.shape(sample_weight)}, expected {(X.shape[0],)}: one weight for each row"
-        + ("." if known else ", as a Dask array in the row chunks of X, since their lengths are unknown.")
-    )
-
-
-def _finite(X: npt.NDArray[Any]) -> Rows:
-    """Return rows in the dtype they are clustered in, or raise DataError if one is not finite."""
-    rows: Rows = np.ascontiguousarray(X, dtype=row_dtype(X.dtype))
-    n_bad, first = kernels.count_non_finite(kernels.read_only(rows))
-    if n_bad:
-        raise DataError(f"Input X contains NaN or infinity in {n_bad:,} rows of a chunk, first in its row {first}.")
-    return rows
-
-
 def _nearest(X: npt.NDArray[Any], *, centers: Float64s) -> npt.NDArray[np.int32]:
     stack = Stack.of([centers])
-    found = kernels.assign(_finite(X), None, stack, centers.mean(axis=0), with_labels=True)
+    found = kernels.assign(finite_rows(X), None, stack, centers.mean(axis=0), with_labels=True)
     labels: npt.NDArray[np.int32] = found.labels[0]
     return labels
 
 
 def _distances(X: npt.NDArray[Any], *, centers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    distances: npt.NDArray[Any] = euclidean_distances(_finite(X), centers)
+    distances: npt.NDArray[Any] = euclidean_distances(finite_rows(X), centers)
     return distances
 
 

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from daskmeans import kernels
 from daskmeans.errors import DataError
-from daskmeans.estimator import KMeans, resolve_budget, samples_of
+from daskmeans.estimator import KMeans
 from daskmeans.fit import check_surveyed
+from daskmeans.inputs import resolve_budget, view
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Survey, Surveyed
@@ -70,7 +71,7 @@ def scores(
     (4.0, 0.9615384615384616, 0.2)
     """
     budget = resolve_budget(memory_budget)
-    samples, _ = samples_of(X, sample_weight, budget, sample_dims=sample_dims)
+    samples, _ = view(KMeans(), X, sample_weight, budget, sample_dims=sample_dims, reset=True)
     scanner = Scanner(samples, budget.kept_bytes)
     centers = [_centers_of(model, samples.n_features) for model in models]
     measured = measure(scanner, centers, sample_size=sample_size, seed=random_state)
@@ -176,7 +177,7 @@ def gap_statistic(
     n_clusters : numbers of clusters; the rule of `Gap.best` compares neighbours, so give consecutive ones.
     sample_size, n_references : rows of the sample, and sets of random rows.
     """
-    samples, _ = samples_of(X, sample_weight, resolve_budget(None))
+    samples, _ = view(KMeans(), X, sample_weight, resolve_budget(None), reset=True)
     surveyed = Scanner(samples).scan(Survey(sample_size, random_state, samples.n_samples), "sample")
     check_surveyed(surveyed, samples, max(n_clusters))
     return gap_of_sample(surveyed.sample, n_clusters, n_references, random_state)

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.covariance import Covariance, principal_components
-from daskmeans.estimator import KMeans, resolve_budget, samples_of
+from daskmeans.estimator import KMeans
 from daskmeans.fit import check_surveyed
+from daskmeans.inputs import resolve_budget, view
 from daskmeans.metrics import scores
 from daskmeans.samples import samples_from_array
 from daskmeans.scan import Scanner
@@ -173,7 +174,7 @@ def projection(
     One pass over the data, to draw the sample.
     """
     ax = _axes(ax)
-    samples, _ = samples_of(X, None, resolve_budget(None))
+    samples, _ = view(KMeans(), X, None, resolve_budget(None), reset=True)
     surveyed = Scanner(samples).scan(Survey(sample_size, random_state, samples.n_samples), "sample")
     check_surveyed(surveyed, samples, n_clusters=1)
     rows, points = surveyed.sample.X, np.asarray(model.cluster_centers_, dtype=np.float64)

@@ -14,16 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from daskmeans import estimator
+from daskmeans import inputs
 from daskmeans.covariance import Covariance, Scatter, principal_components
 from daskmeans.errors import DataError
-from daskmeans.estimator import KMeans, resolve_budget
 from daskmeans.fit import check_surveyed
-from daskmeans.frames import array_of, is_dask_frame
+from daskmeans.frames import array_of
 from daskmeans.samples import row_dtype
-from daskmeans.scan import Scanner, lazy_rows
+from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Survey, Surveyed
 from daskmeans.transforms import Project, Standardize
 
@@ -33,18 +32,11 @@ class _OnePass(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {}
 
-    # The same checks, in the same words, as those of `KMeans`.
-    _samples = KMeans._samples
-    _in_memory = KMeans._in_memory
-    _check_columns = KMeans._check_columns
-
     def _scan(self, X: Any, sample_weight: Any, step: Any) -> tuple[Surveyed, Any]:
         """Run `step` over all rows, beside the checks of the first pass."""
         self._validate_params()
-        if is_dask_frame(X):
-            _check_feature_names(self, X._meta, reset=True)
-            X, sample_weight = array_of(X), array_of(sample_weight)
-        samples = self._samples(X, sample_weight, resolve_budget(None), reset=True)
+        X, sample_weight = inputs.plain(self, X, reset=True), array_of(sample_weight)
+        samples = inputs.as_samples(self, X, sample_weight, inputs.resolve_budget(None), reset=True)
         surveyed, found = Scanner(samples).scan(Both(Survey(1, 0, samples.n_samples), step), type(self).__name__)
         check_surveyed(surveyed, samples, n_clusters=1)
         return surveyed, found
@@ -52,20 +44,16 @@ class _OnePass(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _apply(self, X: Any, function: Any, n_columns: int) -> Any:
         """Return what `function` makes of the rows of `X`: lazily for Dask and Zarr, else at once."""
         check_is_fitted(self)
-        if is_dask_frame(X):
-            _check_feature_names(self, X._meta, reset=False)
-            X = array_of(X)
-        if estimator._is_lazy(X):
-            self._check_columns(X.shape, X.dtype, reset=False)
-            lazy = estimator._whole_rows(estimator._as_dask(X))
-            name = type(self).__name__.lower()
-            return lazy_rows(lazy, functools.partial(_on_rows, function=function), n_columns, row_dtype(X.dtype), name)
-        return function(self._in_memory(X, reset=False))
+        X = inputs.plain(self, X, reset=False)
+        if inputs.is_lazy(X):
+            on_rows = functools.partial(_on_rows, function=function)
+            return inputs.map_lazily(self, X, on_rows, n_columns, row_dtype(X.dtype), type(self).__name__.lower())
+        return function(inputs.rows_in_memory(self, X, reset=False))
 
 
 def _on_rows(X: npt.NDArray[Any], *, function: Any) -> npt.NDArray[Any]:
     """Apply a function to the rows of one chunk, once they are known to be finite."""
-    found: npt.NDArray[Any] = function(estimator._finite(X))
+    found: npt.NDArray[Any] = function(inputs.finite_rows(X))
     return found
 
 

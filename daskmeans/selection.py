@@ -17,8 +17,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from daskmeans import kernels
 from daskmeans.errors import DataError
-from daskmeans.estimator import KMeans, resolve_budget
+from daskmeans.estimator import KMeans
 from daskmeans.fit import FitOptions, Fitted, Journal, solve
+from daskmeans.inputs import resolve_budget, view
 from daskmeans.kernels import Stack
 from daskmeans.lloyd import Model, Stop
 from daskmeans.metrics import measure, score_measured
@@ -281,8 +282,7 @@ def sweep(
     if not isinstance(viewer.init, str) and not callable(viewer.init):
         raise DataError("init is an array of centers, which cannot serve several numbers of clusters; name a seeding.")
     budget = resolve_budget(viewer.memory_budget)
-    X, sample_weight = viewer._named(X, sample_dims, sample_weight, budget, reset=True)
-    samples = viewer._samples(X, sample_weight, budget, reset=True)
+    samples, X = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
     scanner = Scanner(samples, budget.kept_bytes)
     options = replace(viewer._options(budget), n_clusters=tuple(ks))
     found = select(scanner, options, sample_size=sample_size, gap=gap)

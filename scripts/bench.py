@@ -31,6 +31,7 @@ from sklearn.datasets import load_sample_images
 
 import daskmeans
 from daskmeans.estimator import KMeans
+from daskmeans.inputs import as_samples, resolve_budget
 from daskmeans.memory import MIB, format_bytes
 from daskmeans.samples import Block
 from daskmeans.scan import Scanner
@@ -227,7 +228,7 @@ def store(
         X = write_large_store(path / "large.zarr", rows, features, chunk_rows)
         init = X[:32]
         budget = X.nbytes // 8
-        samples = KMeans()._samples(X, None, daskmeans.estimator.resolve_budget(budget), reset=True)
+        samples = as_samples(KMeans(), X, None, resolve_budget(budget), reset=True)
         scanner = Scanner(samples)
         plain = daskmeans.steps.Assign(
             daskmeans.kernels.Stack.of([init.astype(float)]), init.mean(axis=0).astype(float)
@@ -326,8 +327,8 @@ def sweep(rows: int = 4_000_000, rounds: Rounds = 5, folder: Folder = None, as_j
     """k = 2 to 12 in shared passes against k = 12 alone with the same number of passes."""
     with Workplace(folder) as path:
         X = write_store(path / "X.zarr", blobs(rows, 16, 12, spread=1.5), chunk_bytes=rows * 64 // 256)
-        budget = daskmeans.estimator.resolve_budget(X.nbytes // 8)
-        samples = KMeans()._samples(X, None, budget, reset=True)
+        budget = resolve_budget(X.nbytes // 8)
+        samples = as_samples(KMeans(), X, None, budget, reset=True)
         sample, scanner = X[:4096].astype(float), Scanner(samples)
         rng, offset = np.random.default_rng(0), sample.mean(axis=0)
 
@@ -393,7 +394,7 @@ def scale(rounds: Rounds = 5, as_json: AsJson = False) -> None:
 
 
 def _pass_seconds(X: da.Array, rounds: int) -> float:
-    samples = KMeans()._samples(X, None, daskmeans.estimator.resolve_budget(None), reset=True)
+    samples = as_samples(KMeans(), X, None, resolve_budget(None), reset=True)
     centers = np.random.default_rng(0).standard_normal((32, X.shape[1]))
     step = daskmeans.steps.Assign(daskmeans.kernels.Stack.of([centers]), centers.mean(axis=0))
     return in_turns({"pass": lambda: Scanner(samples).scan(step)}, rounds)["pass"]

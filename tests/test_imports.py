@@ -17,7 +17,7 @@ LAYERS = [
     {"selection", "plots"},
     {"metrics", "preprocessing"},
     {"estimator"},
-    {"fit", "validity", "minibatch"},
+    {"fit", "validity", "minibatch", "inputs"},
     {"seeding"},
     {"lloyd"},
     {"active"},
@@ -98,7 +98,7 @@ def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
         "blocking",
         "labelled",
         "job",
-        "estimator",
+        "inputs",
     }
 
 
