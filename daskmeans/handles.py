@@ -220,6 +220,14 @@ def open_handle(
     return DatasetHandle(dataset, label, node)
 
 
+def local_path(path: str) -> Path:
+    """Return a path of this machine from its root on; ``~name`` stays as it is where there is no such user."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        return Path(path).absolute()
+
+
 def node_label(node: Node) -> str:
     """Return the path or URL of a Zarr group or array."""
     return str(node.store_path).removeprefix("file://")
@@ -251,7 +259,7 @@ def _open_path(
     """Open a path or URL."""
     token = uuid.uuid4().hex
     if "://" not in path:
-        path = str(Path(path).expanduser().absolute())
+        path = str(local_path(path))
     if path.endswith(".npy"):
         _check_exists(path)
         return NpyHandle(path, token)

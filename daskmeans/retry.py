@@ -20,7 +20,10 @@ WAITS_S = (0.25, 1.0, 3.0, 6.0)
 REMOTE = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "http", "httpx", "obstore", "requests", "urllib3"}
 
 # What the system says of files that will not be there, or be allowed, a second later either.
-LASTING = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOSPC, errno.EROFS}
+LASTING = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOSPC, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP),
+}
 
 
 def may_pass(error: BaseException) -> bool:

@@ -6,22 +6,26 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from daskmeans.errors import ConfigError, did_you_mean
 from daskmeans.job.config import JobConfig, sections
-from daskmeans.job.fields import Section, suggestion
+from daskmeans.job.fields import Section, shown, suggestion
 
 Key = str | int
 KeyPath = tuple[Key, ...]
 
 
+CORE_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which words mean what they say: the scalars of YAML 1.2, and no aliases.
+    """Safe YAML in which words mean what they say: the core schema of YAML 1.2, and no aliases.
 
     YAML 1.1 makes of `no` a bool, of 12:30 a number, of 1e-4 a text and of 2020-01-01 a date; but
     variables are called `no`, and dates go to xarray as text. Aliases can blow a short file up to
@@ -29,6 +33,9 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (*(f"tag:yaml.org,2002:{t}" for t in CORE_TAGS), None)
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse aliases."""
@@ -38,6 +45,13 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"aliases (*{event.anchor}) are not supported", event.start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Say of a value that is not of its tag (`!!float x`), or too long a number, where it is."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError) as error:
+            raise yaml.constructor.ConstructorError(None, None, f"{error}", node.start_mark) from None
 
 
 def _resolve_scalars() -> None:
@@ -115,8 +129,8 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], Origins]:
         data = _construct(node)
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_syntax_problem(path, error)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(_character_problem(path, text, error)) from None
     except RecursionError:
         raise ConfigError(f"{path}: not a configuration: nested too deeply") from None
     if data is None:
@@ -166,6 +180,12 @@ def _syntax_problem(path: str | Path, error: yaml.MarkedYAMLError) -> str:
     return f"{place}: not YAML: {context}{error.problem}{hint}"
 
 
+def _character_problem(path: str | Path, text: str, error: yaml.reader.ReaderError) -> str:
+    """Say where there is a character that YAML does not allow."""
+    line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+    return f"{path}:{line}:{column}: not YAML: the character {text[error.position]!r} is not allowed; remove it"
+
+
 def _construct(node: yaml.Node | None) -> Any:
     """Return the plain data of a node."""
     loader = _Loader("")
@@ -206,7 +226,7 @@ def apply_override(data: dict[str, Any], origins: Origins, override: str) -> Non
     try:
         value = _construct(yaml.compose(text, _Loader))
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", error)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
         raise ConfigError(f"{option}: the value is not YAML: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{option}: the value is nested too deeply") from None
@@ -237,8 +257,13 @@ def dotted(path: KeyPath) -> str:
     """
     text = ""
     for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+        text += f"[{key}]" if isinstance(key, int) else f".{_as_key(key)}" if text else _as_key(key)
     return text
+
+
+def _as_key(key: str) -> str:
+    """Return a key as it is, or in quotes and cut short where it is no word."""
+    return key if key.strip() == key and key.isprintable() and 0 < len(key) <= 60 else shown(key)
 
 
 def _problem(details: ErrorDetails, origins: Origins) -> str:
@@ -276,9 +301,9 @@ def _words(details: ErrorDetails, path: KeyPath) -> str:
         return f"missing; expected {_missing(path)}"
     if kind == "literal_error":
         hint = suggestion(str(value), re.findall(r"'([^']*)'", context["expected"]))
-        return f"expected {context['expected']}, got {_shown(value)}{hint}"
+        return f"expected {context['expected']}, got {shown(value)}{hint}"
     expected = _EXPECTED.get(kind, details["msg"].removeprefix("Input should be "))
-    return f"expected {expected}, got {_shown(value)}"
+    return f"expected {expected}, got {shown(value)}"
 
 
 def _known_key(path: KeyPath) -> str:
@@ -287,36 +312,31 @@ def _known_key(path: KeyPath) -> str:
     for name, model in sections():
         if key in model.model_fields:
             return f"; it belongs in the section {name!r}"
-    return did_you_mean(str(key), _keys_of(parents))
+    return did_you_mean(str(key), _fields_at(parents))
 
 
-def _keys_of(parents: Sequence[Key]) -> list[str]:
-    """Return the keys that the section at `parents` may have."""
-    models: Mapping[str, type[Section]] = dict(sections())
-    fields = models[str(parents[0])].model_fields if parents else JobConfig.model_fields
-    return list(fields)
+def _fields_at(path: Sequence[Key]) -> Mapping[str, FieldInfo]:
+    """Return the fields of the section at `path`, such as those of `adapt` in `cluster`."""
+    model: type[BaseModel] = JobConfig
+    for key in path:
+        annotation = model.model_fields[str(key)].annotation
+        kinds = (annotation, *get_args(annotation))
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    return model.model_fields
 
 
 def _missing(path: KeyPath) -> str:
     """Return what was expected at `path`: the keys of a section, or the description of a key."""
-    model = dict(sections())[str(path[0])]
     if len(path) == 1:
-        required = [key for key, field in model.model_fields.items() if field.is_required()]
+        fields = dict(sections())[str(path[0])].model_fields
+        required = [key for key, field in fields.items() if field.is_required()]
         return f"a section with the key {', '.join(required)}"
-    return (model.model_fields[str(path[1])].description or "").rstrip(".")
-
-
-def _shown(value: Any) -> str:
-    """Return a value as YAML would show it, cut short."""
-    if value is None:
-        return "nothing (null)"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return (_fields_at(path[:-1])[str(path[-1])].description or "").rstrip(".")
 
 
 def _kind(data: Any) -> str:
     """Say what `data` is in the words of YAML."""
-    return "a list" if isinstance(data, list) else f"the single value {_shown(data)}"
+    return "a list" if isinstance(data, list) else f"the single value {shown(data)}"
 
 
 def _section_names() -> str:

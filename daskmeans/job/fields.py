@@ -36,10 +36,25 @@ def wrong(message: str) -> PydanticCustomError:
     return PydanticCustomError("wrong", "{message}", {"message": message})
 
 
+def shown(value: Any) -> str:
+    """Return a value as YAML would show it, cut short."""
+    if value is None:
+        return "nothing (null)"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _not_bool(value: Any) -> Any:
     """Refuse true and false where a number belongs; pydantic would take them for 1 and 0."""
     if isinstance(value, bool):
-        raise wrong(f"expected a number, got {str(value).lower()}")
+        raise wrong(f"expected a number, got {shown(value)}")
+    return value
+
+
+def _without_nul(value: Any) -> Any:
+    """Refuse the character that no file and no variable can have in its name."""
+    if isinstance(value, str) and "\0" in value:
+        raise wrong(f"expected text without the character NUL, got {shown(value)}")
     return value
 
 
@@ -51,13 +66,14 @@ def _check_bytes(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int | str):
-        raise wrong(f"expected a size such as 2GiB or 500MB, got {value!r}")
+        raise wrong(f"expected a size such as 2GiB or 500MB, got {shown(value)}")
     try:
         n_bytes = parse_bytes(value)
-    except ValueError as error:
-        raise wrong(str(error)) from None
+    except (ValueError, OverflowError):
+        unit = "write a number and a unit, such as 2GiB or 500MB"
+        raise wrong(f"{shown(value)} is not a size; {unit}") from None
     if n_bytes <= 0:
-        raise wrong(f"expected a size above 0, such as 2GiB or 500MB, got {value!r}")
+        raise wrong(f"expected a size above 0, such as 2GiB or 500MB, got {shown(value)}")
     return n_bytes
 
 
@@ -68,10 +84,10 @@ def _check_init(value: Any) -> str | Centers:
         if value not in names:
             known = ", ".join(map(repr, names))
             hint = suggestion(value, names)
-            raise wrong(f"expected {known} or a list of centers, got {value!r}{hint}")
+            raise wrong(f"expected {known} or a list of centers, got {shown(value)}{hint}")
         return value
     if not isinstance(value, list | tuple) or not value:
-        raise wrong(f"expected the name of a seeding or a list of centers, got {value!r}")
+        raise wrong(f"expected the name of a seeding or a list of centers, got {shown(value)}")
     rows = tuple(_check_center(i, row) for i, row in enumerate(value))
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
@@ -83,10 +99,10 @@ def _check_center(i: int, row: Any) -> tuple[float, ...]:
     """Return one center as a tuple of finite numbers."""
     expected = f"expected a list of numbers as center {i}"
     if not isinstance(row, list | tuple) or not row:
-        raise wrong(f"{expected}, got {row!r}")
+        raise wrong(f"{expected}, got {shown(row)}")
     for x in row:
         if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x):
-            raise wrong(f"{expected}, got {x!r} in it")
+            raise wrong(f"{expected}, got {shown(x)} in it")
     return tuple(float(x) for x in row)
 
 
@@ -104,9 +120,9 @@ def _check_count(value: Any) -> int:
     if isinstance(_not_bool(value), float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int):
-        raise wrong(f"expected a whole number, got {'nothing (null)' if value is None else repr(value)}")
+        raise wrong(f"expected a whole number, got {shown(value)}")
     if value < 1:
-        raise wrong(f"expected greater than or equal to 1, got {value}")
+        raise wrong(f"expected greater than or equal to 1, got {shown(value)}")
     return value
 
 
@@ -118,7 +134,7 @@ def _check_selected(value: Any) -> Selected:
         start, stop = value
         if all(end is None or isinstance(end, Scalar) for end in value):
             return start, stop
-    raise wrong(f"expected one coordinate value or [start, stop], got {value!r}")
+    raise wrong(f"expected one coordinate value or [start, stop], got {shown(value)}")
 
 
 def _check_rounds(value: Any) -> int | str:
@@ -127,7 +143,7 @@ def _check_rounds(value: Any) -> int | str:
         return "auto"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise wrong(f"expected 'auto' or a whole number, at least 1, got {value!r}")
+    raise wrong(f"expected 'auto' or a whole number, at least 1, got {shown(value)}")
 
 
 def _check_cluster_type(value: Any) -> str:
@@ -136,7 +152,7 @@ def _check_cluster_type(value: Any) -> str:
         return value
     known = ", ".join(map(repr, CLUSTER_NAMES))
     hint = suggestion(value, CLUSTER_NAMES) if isinstance(value, str) else ""
-    raise wrong(f"expected {known} or the dotted path of a class, got {value!r}{hint}")
+    raise wrong(f"expected {known} or the dotted path of a class, got {shown(value)}{hint}")
 
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -222,7 +238,7 @@ ClusterType = Annotated[
     BeforeValidator(_check_cluster_type),
     WithJsonSchema({"anyOf": [{"enum": list(CLUSTER_NAMES)}, {"type": "string", "pattern": r"^\w+(\.\w+)+$"}]}),
 ]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, BeforeValidator(_without_nul), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 
 

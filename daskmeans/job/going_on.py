@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daskmeans.errors import ConfigError
+from daskmeans.handles import local_path
 from daskmeans.job import checkpoint
 from daskmeans.job.checkpoint import Checkpoint, Identity, Journal
 from daskmeans.job.clustertypes import JOBQUEUE
@@ -133,7 +134,7 @@ def identity_of(config: JobConfig, opened: OpenedStore) -> Identity:
             labels.update(values.values.tobytes() if values.dtype != object else repr(values.values.tolist()).encode())
     sections = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
     store = sections["input"]["store"]
-    sections["input"]["store"] = store if "://" in store else os.path.realpath(Path(store).expanduser())
+    sections["input"]["store"] = store if "://" in store else os.path.realpath(local_path(store))
     data = {
         "shape": list(grid.shape),
         "dtype": str(opened.samples.dtype),
