@@ -165,6 +165,17 @@ def test_words_are_not_taken_for_other_things(write):
         ("model: [1, 2", "job.yaml:4:1: not YAML: while parsing a flow sequence"),
         ("model: {tol: *a}", "job.yaml:3:14: not YAML: aliases (*a) are not supported"),
         ("model: !!python/object:os.system {}", "job.yaml:3:8: not YAML: could not determine"),
+        ("model: {tol: !!float x}", "job.yaml:3:14: not YAML: could not convert string to float: 'x'"),
+        ("model: {tol: !!timestamp 2001-12-14}", "job.yaml:3:14: not YAML: could not determine"),
+        (f"model: {{n_clusters: {'9' * 5000}}}", "job.yaml:3:21: not YAML: Exceeds the limit"),
+        ("model: {memory_budget: '" + "9" * 400 + "'}", "job.yaml:3:9: model.memory_budget: '999"),
+        ('model: {}\npreprocess: {scale: "a\\0b"}', "job.yaml:4:14: preprocess.scale: expected 'none'"),
+        ("cluster: {adapt: {}}", "job.yaml:3:11: cluster.adapt.maximum: missing; expected Most workers"),
+        (
+            "cluster: {adapt: {max: 3, maximum: 4}}",
+            "job.yaml:3:19: cluster.adapt.max: unknown key; did you mean 'maximum'?",
+        ),
+        ('" ": 3', "job.yaml:3:1: ' ': unknown key; there is: input"),
     ],
 )
 def test_mistake_is_named_with_its_place(write, line, message):
@@ -199,7 +210,7 @@ def test_array_and_variables_exclude_each_other(write):
         (b"just words", "job.yaml:1:1: expected the sections input"),
         (b"\xff\xfe\x00a", "job.yaml: not a text file in UTF-8 (byte 0)"),
         (b"input:\n\tstore: a\n", "job.yaml:2:1: not YAML"),
-        (b"a: \x00", "job.yaml: not YAML"),
+        (b"a: \x00", "job.yaml:1:4: not YAML: the character '\\x00' is not allowed; remove it"),
         (b"[" * 5000, "job.yaml: not a configuration: nested too deeply"),
     ],
 )
