@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ import zarr
 from rich.console import Console
 
 from daskmeans.errors import ClusterError, ConfigError
-from daskmeans.job.cluster import describe_workers, job_script, translated_errors
+from daskmeans.job.cluster import all_paused, describe_workers, job_script, translated_errors, what_is_there
 from daskmeans.job.clustertypes import check_options
 from daskmeans.job.config import ClusterConfig
 from daskmeans.job.configfile import load_config
@@ -108,29 +109,66 @@ def do_two_passes(listener):
     time.sleep(5)
 
 
+def never():
+    return False
+
+
 def test_a_pass_that_hangs_ends_the_run():
-    with pytest.raises(ClusterError) as caught, heeded(), watched(Deaf(), 0.4, lambda: "2 workers") as listener:
+    with pytest.raises(ClusterError) as caught, heeded(), watched(Deaf(), 0.4, lambda: "2 workers", never) as listener:
         do_two_passes(listener)
     message = str(caught.value)
     assert "pass 5 (labels): no block was done for 0.4 s (cluster.timeout); 2 workers. Look at the logs" in message
     assert "run the same command again to go on from the last pass" in message
 
 
-def suicide():
-    os._exit(1)
-
-
-def test_workers_that_die_of_a_task_are_explained():
+def test_a_pass_ends_the_run_early_when_all_workers_are_paused(monkeypatch):
+    monkeypatch.setattr("daskmeans.job.watch.PAUSED_S", 0.4)
+    monkeypatch.setattr("daskmeans.job.watch.LOOK_S", 0.1)
+    message = r"pass 5 \(labels\): no block was done for 0 s, and all workers are paused for lack of memory; 2 workers"
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=60) as cluster,
-        distributed.Client(cluster) as client,
-        pytest.raises(
-            ClusterError, match=r"workers died while computing, most likely for lack of memory: .*; lower model"
-        ),
+        pytest.raises(ClusterError, match=message),
+        heeded(),
+        watched(Deaf(), None, lambda: "2 workers", lambda: True) as listener,
+    ):
+        do_two_passes(listener)
+
+
+def hoard():
+    """Take more and more memory, as a block does that is larger than it was said to be."""
+    hoarded = []
+    while True:
+        hoarded.append(bytes([1]) * 2**24)
+        time.sleep(0.02)
+
+
+def small_workers(**settings):
+    """A cluster of one worker with very little memory; `settings` of what Dask does about it."""
+    config = {f"distributed.{key.replace('__', '.')}": value for key, value in settings.items()}
+    stack = contextlib.ExitStack()
+    stack.enter_context(dask.config.set(config))
+    options = {"threads_per_worker": 1, "memory_limit": "400MiB", "dashboard_address": ":0", "silence_logs": 60}
+    cluster = stack.enter_context(distributed.LocalCluster(n_workers=1, **options))
+    stack.enter_context(distributed.Client(cluster))
+    return stack
+
+
+def test_workers_that_are_killed_for_memory_are_explained():
+    message = r"workers died while computing, most likely for lack of memory: 1 of them .*; lower model.memory_budget"
+    with (
+        small_workers(scheduler__allowed_failures=0, worker__memory__pause=False),
+        pytest.raises(ClusterError, match=message),
         translated_errors(),
     ):
-        client.submit(suicide, retries=0).result()
+        distributed.get_client().submit(hoard, retries=0).result()
+
+
+def test_workers_that_are_paused_are_seen():
+    with small_workers(worker__memory__pause=0.1, worker__memory__spill=False):
+        until = time.monotonic() + 20
+        while not all_paused() and time.monotonic() < until:
+            time.sleep(0.1)
+        told = what_is_there()
+    assert re.search(r"knows of 1 workers, tcp://\S+ paused with \S+ MiB of 400.0 MiB; lower model.memory_budget", told)
 
 
 @pytest.mark.parametrize(

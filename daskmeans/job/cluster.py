@@ -5,6 +5,7 @@ Must not know what is computed there.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from daskmeans.errors import ClusterError, ConfigError
 from daskmeans.job.clustertypes import JOBQUEUE, kind_of, load_class
 from daskmeans.job.interrupts import not_for_children
+from daskmeans.memory import format_bytes
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from daskmeans.job.config import ClusterConfig
+
+MORE_MEMORY = "lower model.memory_budget or the threads per worker, or give each worker more memory"
 
 CONNECT_TIMEOUT_S = 20
 CLOSE_TIMEOUT_S = 30
@@ -79,7 +83,7 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
             yield workers
         return
     opened = {"local": _local, "address": _connected, "mpi": _joined}.get(config.type, _deployed)(config)
-    with opened as client:
+    with _quiet_asyncio(), opened as client:
         _check_installed(client)
         yield _workers_of(client)
 
@@ -108,17 +112,46 @@ def join_mpi(config: ClusterConfig) -> None:
 
 
 def what_is_there() -> str:
-    """Say in a few words which workers the current cluster has."""
+    """Say in a few words which workers the current cluster has, and how they are."""
+    from daskmeans.scan import current_client
+
+    if current_client() is None:
+        return "there are only threads of this process"
+    found = _found_workers()
+    if found is None:
+        return "the scheduler does not answer"
+    words = [
+        f"the scheduler knows of {len(found)} workers",
+        *itertools.islice(map(_state_of, found, found.values()), 4),
+    ]
+    return ", ".join(words) + (f"; {MORE_MEMORY}" if all_paused() else "")
+
+
+def all_paused() -> bool:
+    """Return whether all workers of the current cluster wait for memory, which none of them will give free."""
+    found = _found_workers()
+    return found is not None and bool(found) and all(worker.get("status") == "paused" for worker in found.values())
+
+
+def _found_workers() -> dict[str, dict[str, Any]] | None:
+    """Return what the scheduler says of its workers; None where there is none, or it does not answer."""
     from daskmeans.scan import current_client
 
     client = current_client()
-    if client is None:
-        return "there are only threads of this process"
     try:
-        found = client.sync(client.scheduler.identity, callback_timeout=5)["workers"]
+        return (
+            None
+            if client is None
+            else client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=5)["workers"]
+        )
     except Exception:
-        return "the scheduler does not answer"
-    return f"the scheduler knows of {len(found)} workers" + "".join(f", {worker}" for worker in list(found)[:4])
+        return None
+
+
+def _state_of(address: str, worker: Mapping[str, Any]) -> str:
+    """Say how a worker is."""
+    memory, limit = worker.get("metrics", {}).get("memory", 0), worker.get("memory_limit") or 0
+    return f"{address} {worker.get('status')} with {format_bytes(memory)} of {format_bytes(limit)}"
 
 
 @contextmanager
@@ -131,11 +164,26 @@ def translated_errors() -> Iterator[None]:
         yield
     except KilledWorker as error:
         raise ClusterError(
-            f"workers died while computing, most likely for lack of memory: {error}; lower "
-            "model.memory_budget or the threads per worker, or give each worker more memory"
+            f"workers died while computing, most likely for lack of memory: {error.allowed_failures + 1} of them over "
+            f"the same blocks, the last of them {error.last_worker.address}; {MORE_MEMORY}. Their logs say more"
         ) from error
     except (CommClosedError, CancelledError) as error:
         raise ClusterError(f"the connection to the cluster was lost: {error}; see the logs of its scheduler") from error
+
+
+@contextmanager
+def _quiet_asyncio() -> Iterator[None]:
+    """Silence what asyncio says of waits that an interrupt has ended: nobody asks for their outcome."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "exception was never retrieved" not in record.getMessage()
+
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def _this_process(options: Mapping[str, Any]) -> Workers:

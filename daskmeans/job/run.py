@@ -21,6 +21,7 @@ from daskmeans.job import results
 from daskmeans.job.choice import fit_one_or_choose, most_clusters, summary_of, write_table
 from daskmeans.job.cluster import (
     Workers,
+    all_paused,
     describe_workers,
     job_script,
     join_mpi,
@@ -141,7 +142,7 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
             with (
                 PassLines(console) as lines,
                 JobLog(run.log, lines) as log,
-                watched(log, timeout_s, what_is_there) as listener,
+                watched(log, timeout_s, what_is_there, all_paused) as listener,
             ):
                 scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
                 log.began(workers=asdict(workers), plan=dict(job.plan.lines()))
