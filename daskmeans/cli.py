@@ -162,9 +162,9 @@ def plan(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 @_with_exit_code
 def predict(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder that `daskmeans run` wrote.")],
+    result: Annotated[str, typer.Argument(metavar="RESULT", help="Folder or URL that `daskmeans run` wrote to.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="Path or URL of the new data, laid out alike.")],
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Zarr store to write the labels to.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Zarr store to write the labels to: path or URL.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -173,7 +173,7 @@ def predict(
     Variables, dimensions, selection and missing values are treated as RESULT's configuration says;
     `--set input.select={}` and the like change that.
     """
-    from daskmeans.job.run import predict_job
+    from daskmeans.job.predict import predict_job
 
     predict_job(result, store, output, overrides or [], overwrite, Console())
 
@@ -197,7 +197,7 @@ def submit(
     typer.echo(submit_job(_load(config, overrides), config, overrides or [], to))
 
 
-Result = Annotated[Path, typer.Argument(metavar="RESULT", help="The `output.path` of the run.")]
+Result = Annotated[str, typer.Argument(metavar="RESULT", help="The `output.path` of the run.")]
 
 
 @app.command()

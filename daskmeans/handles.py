@@ -25,7 +25,7 @@ from daskmeans.ome import CHANNELS, IMAGE, describe_image, is_image
 from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     Array = zarr.Array[Any]
     Node = zarr.Group | Array
@@ -93,14 +93,14 @@ class DatasetHandle:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a Zarr store is.
+    """Where a Zarr store is. Its options, of which some may be secret, are in no message.
 
     `token` makes one opening differ from the next, so that a store that was rewritten is not taken
     from the cache of a process that knew it before.
     """
 
     path: str
-    storage_options: Mapping[str, Any] | None = field(compare=False)
+    storage_options: Mapping[str, Any] | None = field(compare=False, repr=False)
     token: str
 
 
@@ -358,11 +358,15 @@ def _made_up_dims(ndim: int) -> tuple[str, ...]:
 
 def _decode_array(array: Array, name: str, dims: Sequence[str]) -> xr.Dataset:
     """Wrap one array that xarray cannot open as part of a group, decoded as xarray does."""
+    return xr.decode_cf(xr.Dataset({name: lazy_array(array, dims)}), decode_times=False)
+
+
+def lazy_array(array: Array, dims: Sequence[Hashable]) -> xr.Variable:
+    """Wrap one stored array as it is, not read and not decoded."""
     encoding = {"chunks": array.chunks, "shards": array.shards}
     lazy = LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
     attrs = {key: value for key, value in array.attrs.items() if key != "_ARRAY_DIMENSIONS"}
-    variable: xr.Variable = xr.Variable(dims, lazy, attrs, encoding)
-    return xr.decode_cf(xr.Dataset({name: variable}), decode_times=False)
+    return xr.Variable(dims, lazy, attrs, encoding)
 
 
 def _open_bare(group: zarr.Group, name: str) -> xr.Dataset:

@@ -25,6 +25,15 @@ LASTING = {
     *(errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP),
 }
 
+# What packages say of a request that cannot even be made.
+NEVER_MADE = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "NoRegionError",
+    "ParamValidationError",
+}
+
 
 def may_pass(error: BaseException) -> bool:
     """Return whether trying again may help.
@@ -40,7 +49,8 @@ def may_pass(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno not in LASTING
-    return type(error).__module__.partition(".")[0] in REMOTE
+    kind = type(error)
+    return kind.__module__.partition(".")[0] in REMOTE and kind.__name__ not in NEVER_MADE
 
 
 def patiently(function: Callable[[], T], what: str) -> T:

@@ -24,7 +24,8 @@ from daskmeans.job.clustertypes import check_options
 from daskmeans.job.config import ClusterConfig
 from daskmeans.job.configfile import load_config
 from daskmeans.job.interrupts import heeded
-from daskmeans.job.run import predict_job, run_job
+from daskmeans.job.predict import predict_job
+from daskmeans.job.run import run_job
 from daskmeans.job.submit import SYSTEMS, script_text
 from daskmeans.job.watch import watched
 from daskmeans.scan import Scanner

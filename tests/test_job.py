@@ -26,7 +26,8 @@ from daskmeans.job.config import ClusterConfig
 from daskmeans.job.configfile import load_config
 from daskmeans.job.interrupts import insistent
 from daskmeans.job.plan import JobPlan
-from daskmeans.job.run import predict_job, run_job
+from daskmeans.job.predict import predict_job
+from daskmeans.job.run import run_job
 from daskmeans.job.staging import staged
 from daskmeans.memory import GIB, MIB, Budget, Plan
 

@@ -17,7 +17,8 @@ import daskmeans
 from daskmeans import KMeans
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.job.configfile import load_config
-from daskmeans.job.run import predict_job, run_job
+from daskmeans.job.predict import predict_job
+from daskmeans.job.run import run_job
 from daskmeans.stores import open_samples
 
 WORDS = {"variables": ["sst", "ice"], "sample_dims": ["y", "x"]}

@@ -18,7 +18,8 @@ from sklearn.metrics.pairwise import euclidean_distances
 
 from daskmeans.errors import ConfigError
 from daskmeans.job.configfile import load_config
-from daskmeans.job.run import predict_job, run_job
+from daskmeans.job.predict import predict_job
+from daskmeans.job.run import run_job
 from daskmeans.labelled import rank_rows
 
 REPOSITORY = Path(__file__).parents[1]
@@ -114,7 +115,8 @@ def test_ranks_without_labels_are_refused():
 SLOW = """
 import sys, time
 from rich.console import Console
-from daskmeans.job import results, run
+from pathlib import Path
+from daskmeans.job import predict, results
 write = results.LabelSink.write
 def slow(self, region, values):
     write(self, region, values)
@@ -122,7 +124,7 @@ def slow(self, region, values):
     time.sleep(0.5)
 results.LabelSink.write = slow
 one = ["cluster.options={num_workers: 1}"]
-run.predict_job(run.Path("out"), sys.argv[1], "new.zarr", one, False, Console(quiet=True))
+predict.predict_job(Path("out"), sys.argv[1], "new.zarr", one, False, Console(quiet=True))
 """
 
 

@@ -20,10 +20,11 @@ from rich.console import Console
 from test_stores import ERA, ERA_DIMS, CountingStore, all_rows
 
 from daskmeans import retry
-from daskmeans.errors import ConfigError, DataError
+from daskmeans.errors import DataError
 from daskmeans.job.configfile import load_config
 from daskmeans.job.fields import MASK, without_masked
-from daskmeans.job.run import predict_job, run_job
+from daskmeans.job.predict import predict_job
+from daskmeans.job.run import run_job
 from daskmeans.stores import open_samples
 
 QUIET = Console(quiet=True)
@@ -202,10 +203,3 @@ def test_s3_over_a_bad_line_gives_the_bits_of_the_local_store(endpoints, tmp_pat
 def test_what_is_masked_is_left_to_the_environment():
     options = {"anon": True, "key": MASK, "client_kwargs": {"endpoint_url": "http://x", "aws_session_token": MASK}}
     assert without_masked(options) == {"anon": True, "client_kwargs": {"endpoint_url": "http://x"}}
-
-
-def test_results_go_to_a_folder_of_this_machine(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("job.yaml").write_text(JOB)
-    with pytest.raises(ConfigError, match=r"output.path: s3://bucket/out is a URL; .* copy"):
-        run_job(load_config("job.yaml", ["output.path=s3://bucket/out"]), QUIET)

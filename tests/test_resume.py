@@ -123,7 +123,7 @@ def test_a_driver_killed_again_and_again_ends_with_the_same_bits(undisturbed):
         assert not Path("out").exists()
     xr.testing.assert_identical(run(resume=True), undisturbed)
     assert sorted(place.name for place in Path().iterdir()) == ["X.zarr", "job.yaml", "out"]
-    events = [entry["event"] for entry in read_log(Path("out/log.jsonl"))]
+    events = [entry["event"] for entry in read_log(Path("out/log.jsonl").read_text())]
     assert events.count("began") == 3
     assert events[-1] == "done"
 
@@ -176,7 +176,7 @@ def test_every_way_of_seeding_and_iterating_goes_on_to_the_same_bits(model):
 def test_seeding_is_not_done_twice():
     died("model.init=k-means||", "model.max_iter=4", after=5)
     run("model.init=k-means||", "model.max_iter=4")
-    titles = [entry["title"] for entry in read_log(Path("out/log.jsonl")) if entry["event"] == "pass"]
+    titles = [entry["title"] for entry in read_log(Path("out/log.jsonl").read_text()) if entry["event"] == "pass"]
     assert sum("seed" in title or "k-means||" in title for title in titles) == 3
 
 

@@ -1,17 +1,23 @@
-"""A job that asks for several numbers of clusters: all are fitted and scored, one is chosen and labels the samples."""
+"""A job that asks for several numbers of clusters: all are fitted and scored, one is chosen and labels the samples.
+
+Imports what scores them inside: scikit-learn's metrics and kneed take some 90 MiB that other jobs do without.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daskmeans.fit import FitOptions, Fitted, Journal, fit
 from daskmeans.kernels import Stack
 from daskmeans.scan import Scanner
-from daskmeans.selection import Selection, select
 from daskmeans.steps import Assign, Sink
+
+if TYPE_CHECKING:
+    from daskmeans.selection import Selection
 
 TABLE = "sweep.csv"
 
@@ -28,12 +34,15 @@ def fit_one_or_choose(
     """
     if not several:
         return fit(scanner, options, sink, journal), None
+    from daskmeans.selection import select
+
     found = select(scanner, options, sample_size=SAMPLE_ROWS, journal=journal)
     chosen = found.chosen
     if sink is not None:
         stack = Stack.of([chosen.scaled_centers])
-        scanner.scan(Assign(stack, stack.centers.mean(axis=0), sink), "labels")
+        assigned = scanner.scan(Assign(stack, stack.centers.mean(axis=0), sink), "labels")
         scanner.judge(chosen.inertia, None)
+        chosen = replace(chosen, outputs=assigned.outputs)
     return chosen, found
 
 

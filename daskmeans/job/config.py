@@ -103,6 +103,21 @@ class PreprocessConfig(Section):
         description="`standard` brings each feature to mean 0 and variance 1, computed in the "
         "first pass. Centers are reported in the units of the input all the same.",
     )
+    pca: Whole | None = Field(
+        default=None,
+        ge=1,
+        description="Number of principal components, of the features as scaled, that take their place: computed in "
+        "the first pass, for up to a few thousand features. Centers are reported in the units of the input all the "
+        "same, as points of the subspace. Default: the features themselves.",
+    )
+    whiten: bool = Field(default=False, description="Whether principal components are scaled to variance 1.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreprocessConfig:
+        """Check that there are components to be scaled."""
+        if self.whiten and self.pca is None:
+            raise_if([at("whiten", "expected a number of components as preprocess.pca too, since they are scaled")])
+        return self
 
 
 class ModelConfig(Section):
@@ -120,6 +135,11 @@ class ModelConfig(Section):
     )
     n_init: Whole = Field(default=1, ge=1, description="Number of seedings; the fit of the lowest inertia is kept.")
     max_iter: Whole = Field(default=300, ge=1, description="Most iterations.")
+    metric: Literal["euclidean", "cosine"] = Field(
+        default="euclidean",
+        description="`cosine` is spherical k-means, for embeddings: only the direction of samples and centers counts. "
+        "Both have length 1, and inertia sums 2 - 2 cos. A sample of zeros is an error.",
+    )
     tol: Number = Field(
         default=1e-4,
         ge=0,
@@ -249,7 +269,15 @@ class ClusterConfig(Section):
 class OutputConfig(Section):
     """Where the results go, and which."""
 
-    path: Name = Field(description="Folder of the results, relative to the current directory. It must not exist.")
+    path: Name = Field(
+        description="Folder of the results, relative to the current directory, or URL that fsspec can write to, such "
+        "as `s3://bucket/results`. It must not exist."
+    )
+    storage_options: dict[str, Any] | None = Field(
+        default=None,
+        description="For URLs: the options of the fsspec file system, as for the input. What may be a credential is "
+        "never written to the results.",
+    )
     labels: bool = Field(default=True, description="Whether the label of each sample is written.")
     distances: bool = Field(
         default=False,
@@ -265,6 +293,11 @@ class OutputConfig(Section):
         default=False,
         description="Whether earlier results are replaced, once the new ones are whole.",
     )
+
+    @field_serializer("storage_options", when_used="json")
+    def _mask(self, options: dict[str, Any] | None) -> Any:
+        """Hide what may be a secret from all that is written."""
+        return None if options is None else masked(options)
 
     @model_validator(mode="after")
     def _ranks_need_labels(self) -> OutputConfig:

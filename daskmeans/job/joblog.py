@@ -109,9 +109,9 @@ class JobLog:
             )
 
 
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
+def read_log(text: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of a log, but for what is cut short."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:

@@ -18,7 +18,7 @@ import xarray as xr
 
 from daskmeans.job import charts
 from daskmeans.job.charts import Line, cluster_colors, diverging_colors, ink_on, short
-from daskmeans.job.results import CONFIG, LABELS, RESULT, SUMMARY
+from daskmeans.job.results import CONFIG, LABELS, SUMMARY
 from daskmeans.job.style import CHOOSER, STYLE
 from daskmeans.job.views import Features, label_views, map_dims, parse_features
 from daskmeans.memory import format_bytes
@@ -34,24 +34,25 @@ Floats = npt.NDArray[np.float64]
 MOST_ROWS, MOST_COLUMNS, MOST_BUBBLES, MOST_LINES, MOST_PROFILES, MOST_MAPS = 100, 16, 60, 16, 8, 16
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, result: xr.Dataset) -> Path:
     """Write the page into a folder of results and return its path.
 
-    Reads the centers, and a bounded sample of the labels.
+    Parameters
+    ----------
+    result : centers and labels, opened. Reads the centers, and a bounded sample of the labels.
     """
-    text = render_report(folder)
+    text = render_report(folder, result)
     path = folder / REPORT
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def render_report(folder: Path) -> str:
+def render_report(folder: Path, result: xr.Dataset) -> str:
     """Return the page as HTML."""
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    with xr.open_zarr(folder / RESULT, chunks=None) as result:
-        found = Found.of(result, summary)
-        labels = result.get(LABELS)
-        maps = [] if labels is None else _label_maps(labels, found)
+    found = Found.of(result, summary)
+    labels = result.get(LABELS)
+    maps = [] if labels is None else _label_maps(labels, found)
     config = (folder / CONFIG).read_text(encoding="utf-8")
     title = Path(str(summary["config"]["input"]["store"])).name
     sections = [

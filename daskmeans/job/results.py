@@ -5,13 +5,14 @@ Must not start computations: what it writes, others have computed.
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,11 @@ import xarray as xr
 import zarr
 
 from daskmeans.errors import ConfigError, DataError
+from daskmeans.handles import Location, lazy_array
+from daskmeans.job.places import UNFINISHED, Place
+from daskmeans.job.staging import Stage
 from daskmeans.labelled import rank_rows
+from daskmeans.retry import patiently
 from daskmeans.samples import Block
 
 RESULT, SUMMARY, CONFIG = "result.zarr", "summary.json", "config.yaml"
@@ -34,7 +39,11 @@ PER_SAMPLE: dict[str, tuple[type[np.generic], Any]] = {
     MARGIN: (np.float32, np.nan),
 }
 
+# Names that coordinates of the input must not take from the results.
+NAMES = {*PER_SAMPLE, "centers", "counts", "sizes", "inertia_per_cluster", "cluster", "feature"}
+
 Region = tuple[slice, ...]
+Counted = npt.NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -61,25 +70,38 @@ class LabelSink:
 
     Attributes
     ----------
-    group : path of the Zarr group.
+    group : the Zarr group.
     lock : held while writing where two blocks may share a chunk; else a context that does nothing.
+    counts : whether the rows of each cluster are counted.
     """
 
-    group: str
+    group: Location
     lock: AbstractContextManager[Any]
+    counts: bool
 
-    def put(self, region: Region, labels: npt.NDArray[np.int32]) -> None:
-        """Write `labels`, in the shape of `region`."""
+    def put(self, region: Region, labels: npt.NDArray[np.int32]) -> Counted:
+        """Write `labels`, in the shape of `region`, and return how many rows each cluster has."""
         self.write(region, {LABELS: labels})
+        return self.count(labels[labels >= 0])
+
+    def count(self, labels: npt.NDArray[np.int32]) -> Counted:
+        """Return how many rows each cluster has, up to the last that has any; None if nobody asks."""
+        return np.bincount(labels) if self.counts else None
 
     def write(self, region: Region, values: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write arrays, each in the shape of `region`."""
+        """Write arrays, each in the shape of `region`; try again where that fails in passing."""
         try:
             with self.lock:
                 for name, part in values.items():
-                    _array_of(self.group, name)[region] = part
-        except OSError as error:
-            raise DataError(f"{self.group}: the labels cannot be written: {error}") from error
+                    patiently(functools.partial(_write_part, self.group, name, region, part), "writing labels")
+        # Packages for remote stores raise what they like.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{self.group.path}: the labels cannot be written: {reason}") from error
+
+
+def _write_part(group: Location, name: str, region: Region, part: npt.NDArray[Any]) -> None:
+    array_of(group, name)[region] = part
 
 
 @dataclass(frozen=True)
@@ -93,29 +115,35 @@ class RankSink(LabelSink):
 
     more: tuple[str, ...]
 
-    def put_rows(self, block: Block, labels: npt.NDArray[np.int32], centers: npt.NDArray[np.float64]) -> None:
-        """Rank the rows of a block, and write what is asked for."""
+    def put_rows(self, block: Block, labels: npt.NDArray[np.int32], centers: npt.NDArray[np.float64]) -> Counted:
+        """Rank the rows of a block, write what is asked for, and return how many rows each cluster has."""
         ranked = rank_rows(block.X, labels, centers)
         rows = {LABELS: labels, DISTANCES: ranked.distance, RUNNER_UP: ranked.runner_up, MARGIN: ranked.margin}
         names = (LABELS, *self.more)
         self.write(block.region, {name: block.on_grid(rows[name], PER_SAMPLE[name][1]) for name in names})
+        return self.count(labels)
 
 
 @lru_cache(maxsize=16)
-def _array_of(group: str, name: str) -> Any:
+def array_of(group: Location, name: str) -> Any:
     """Open an array for writing, once in a process."""
-    return zarr.open_array(f"{group}/{name}", mode="r+")
+    options = None if group.storage_options is None else dict(group.storage_options)
+    return zarr.open_array(f"{group.path}/{name}", mode="r+", storage_options=options)
 
 
-def create_labels(group: Path, grid: LabelGrid, *, aligned: bool, more: Sequence[str] = ()) -> LabelSink:
+def create_labels(
+    stage: Stage, group: str, grid: LabelGrid, *, aligned: bool, more: Sequence[str] = (), counts: bool = False
+) -> LabelSink:
     """Create the labels in a new Zarr group, all -1, and return what fills them.
 
     Parameters
     ----------
-    group : path of the group.
+    stage : where the results are made.
+    group : name of the group in it; empty where the results are the group.
     grid : dimensions, coordinates and chunks.
     aligned : whether no two of the blocks that will be written share a chunk.
     more : what else is written for each sample; names of `PER_SAMPLE`.
+    counts : whether the rows of each cluster are counted.
     """
     import dask.array as da
 
@@ -129,9 +157,23 @@ def create_labels(group: Path, grid: LabelGrid, *, aligned: bool, more: Sequence
         name: {"chunks": chunks, "_FillValue" if fill != fill else "fill_value": fill}
         for name, (_, fill) in kinds.items()
     }
-    _write(xr.Dataset(empty, coords=grid.coords).drop_encoding(), group, compute=False, encoding=encoding)
+    dataset = xr.Dataset(empty, coords=grid.coords).drop_encoding()
+    _write(dataset, stage.folder / group, compute=False, encoding=encoding)
+    stage.show([str(PurePosixPath(group, name, "zarr.json")) for name in kinds])
     lock = nullcontext() if aligned else _shared_lock()
-    return RankSink(str(group), lock, tuple(more)) if more else LabelSink(str(group), lock)
+    written_at = stage.written_at(group)
+    return RankSink(written_at, lock, counts, tuple(more)) if more else LabelSink(written_at, lock, counts)
+
+
+def sizes_of(counted: Sequence[Counted] | None, n_clusters: int) -> npt.NDArray[np.int64] | None:
+    """Return how many rows each cluster has, given what a sink has returned for each block; None where unknown."""
+    if not counted or any(part is None for part in counted):
+        return None
+    sizes = np.zeros(n_clusters, dtype=np.int64)
+    for part in counted:
+        assert part is not None
+        sizes[: len(part)] += part
+    return sizes
 
 
 def _shared_lock() -> AbstractContextManager[Any]:
@@ -215,18 +257,36 @@ def write_summary(folder: Path, summary: Mapping[str, Any], config_text: str) ->
     (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
 
-def open_clusters(folder: Path) -> xr.Dataset:
-    """Return the arrays of a fitted model, read from the results in `folder`, without labels.
+def open_stage(stage: Stage) -> xr.Dataset:
+    """Open the results in the making without reading; what workers have written, from where they wrote it."""
+    result: xr.Dataset = xr.open_zarr(stage.folder / RESULT, chunks=None)
+    if not stage.place.is_remote:
+        return result
+    group = stage.written_at(RESULT)
+    written = {name: lazy_array(array_of(group, name), result[name].dims) for name in PER_SAMPLE if name in result}
+    return result.assign(written)
+
+
+def open_clusters(place: Place) -> xr.Dataset:
+    """Return the arrays of a fitted model, read from the results at `place`, without labels.
 
     Raises
     ------
     ConfigError
-        There are no results in `folder`, or they are damaged.
+        There are no results, or they are damaged.
     """
-    if not (folder / SUMMARY).is_file():
-        raise ConfigError(f"RESULT: {folder} holds no results of a finished run (no {SUMMARY} in it)")
+    if not is_finished(place):
+        raise ConfigError(f"RESULT: {place.name} holds no results of a finished run (no {SUMMARY} in it)")
+    group = place.location(RESULT, "")
     try:
-        clusters: xr.Dataset = xr.open_zarr(folder / RESULT, drop_variables=list(PER_SAMPLE), chunks=None)
+        clusters: xr.Dataset = xr.open_zarr(
+            group.path, drop_variables=list(PER_SAMPLE), chunks=None, storage_options=group.storage_options
+        )
         return clusters.load()
     except Exception as error:
-        raise ConfigError(f"RESULT: {folder / RESULT} cannot be read: {error}") from error
+        raise ConfigError(f"RESULT: {group.path} cannot be read: {error}") from error
+
+
+def is_finished(place: Place) -> bool:
+    """Return whether there are results of a run that has come to its end."""
+    return place.has(SUMMARY) and not (place.is_remote and place.has(UNFINISHED))

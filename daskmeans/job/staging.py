@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: written under a hidden name, then renamed."""
+"""Results that appear whole or not at all: folders are hidden, then renamed; URLs get last what makes them complete."""
 
 from __future__ import annotations
 
@@ -8,48 +8,146 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from daskmeans.errors import ConfigError
+from daskmeans.handles import Location
 from daskmeans.job.locks import began, locked
+from daskmeans.job.places import UNFINISHED, Place, told_of
 
 PARTIAL, REPLACED = "partial", "replaced"
 
 
-def check_free(path: Path, key: str, *, mark: str, overwrite: bool) -> None:
-    """Raise ConfigError if results at `path` would destroy something.
+@dataclass
+class Stage:
+    """Results in the making.
+
+    Attributes
+    ----------
+    folder : an empty folder, for all but what workers write at a URL.
+    place : where they are to be.
+    key : what the person calls that.
+    has_begun : whether a URL was cleared for them.
+    """
+
+    folder: Path
+    place: Place
+    key: str
+    has_begun: bool = False
+
+    def begin(self) -> None:
+        """Make room at a URL, since everything that can be refused before has been. Earlier results are gone then."""
+        if self.place.is_remote and not self.has_begun:
+            with told_of(self.place, self.key):
+                self.place.begin()
+            self.has_begun = True
+
+    def written_at(self, name: str) -> Location:
+        """Return where workers write the Zarr group called `name`."""
+        token = uuid.uuid4().hex
+        if self.place.is_remote:
+            return self.place.location(name, token)
+        return Location(str(self.folder / name) if name else str(self.folder), None, token)
+
+    def show(self, names: Sequence[str]) -> None:
+        """Let workers see files of the folder that they need for writing."""
+        if self.place.is_remote:
+            self.place.upload(self.folder, names)
+
+
+def check_free(place: Place, key: str, *, mark: str, overwrite: bool) -> None:
+    """Raise ConfigError if results at `place` would destroy something.
 
     Parameters
     ----------
-    path : where results are to appear.
+    place : where results are to appear.
     key : what the person calls it.
-    mark : file by which a folder is known to be such results; no other folder is ever replaced.
+    mark : file by which such results are known; nothing else is ever replaced.
     overwrite : whether earlier results may be replaced.
     """
-    if not os.path.lexists(path):
+    if not place.is_remote and not os.path.lexists(place.folder):
         return
+    if place.is_remote:
+        with told_of(place, key):
+            if place.is_empty() or place.has(UNFINISHED):
+                return
     if not overwrite:
-        raise ConfigError(f"{key}: {path} exists; choose another path, or replace it with --overwrite")
-    if not (path / mark).is_file():
+        raise ConfigError(f"{key}: {place.name} exists; choose another path, or replace it with --overwrite")
+    if not place.has(mark):
         raise ConfigError(
-            f"{key}: {path} exists and holds no earlier results (no {mark} in it), so it is not "
+            f"{key}: {place.name} exists and holds no earlier results (no {mark} in it), so it is not "
             "overwritten; choose another path, or remove it yourself"
         )
+
+
+def check_reach(place: Place, key: str, cluster_type: str) -> None:
+    """Raise ConfigError if workers could not write to `place`."""
+    if place.name.startswith("memory://") and cluster_type != "threads":
+        raise ConfigError(
+            f"{key}: {place.name} is the memory of one process, and workers of {cluster_type} are others; write to a "
+            "folder or a URL that all of them reach"
+        )
+
+
+@contextmanager
+def staged_at(place: Place, key: str, *, last: Sequence[str]) -> Iterator[Stage]:
+    """Yield where to write results that are to appear at `place` if the body ends well.
+
+    Earlier results in a folder stay whole until they are replaced; those at a URL are removed when the new ones begin.
+
+    Parameters
+    ----------
+    last : names of the files that say that the results are whole.
+
+    Raises
+    ------
+    ConfigError
+        Nothing can be written there, or another run is at it.
+    """
+    if not place.is_remote:
+        with staged(place.folder, key) as folder:
+            yield Stage(folder, place, key)
+        return
+    with drafted(place.folder, key) as folder:
+        stage = Stage(folder, place, key)
+        try:
+            yield stage
+            stage.begin()
+            with told_of(place, key):
+                place.publish(folder, last=last)
+        except BaseException:
+            if stage.has_begun:
+                with contextlib.suppress(Exception):
+                    place.remove()
+            raise
 
 
 @contextmanager
 def staged(path: Path, key: str) -> Iterator[Path]:
     """Yield an empty hidden folder beside `path`, which takes its place if the body ends well.
 
-    Holds the lock of `path`, so that no other run does the same. Cleans up behind earlier runs of this
-    machine that died. What is at `path` stays whole until it is replaced.
+    What is at `path` stays whole until it is replaced.
 
     Raises
     ------
     ConfigError
         The folder cannot be made or put in place, or another run is at it.
+    """
+    path = path.absolute()
+    with drafted(path, key) as folder:
+        yield folder
+        _put_in_place(folder, path, key)
+
+
+@contextmanager
+def drafted(path: Path, key: str) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `path`, and remove it in the end if it is still there.
+
+    Holds the lock of `path`, so that no other run does the same. Cleans up behind earlier runs of this machine that
+    died.
     """
     path = path.absolute()
     created = _first_missing(path.parent)
@@ -62,11 +160,11 @@ def staged(path: Path, key: str) -> Iterator[Path]:
                 _clean_up(path)
                 folder.mkdir()
             yield folder
-            _put_in_place(folder, path, key)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(path.parent, created)
         raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -10,22 +10,24 @@ from typing import Any
 from daskmeans.errors import ConfigError
 from daskmeans.job import checkpoint, locks, submit
 from daskmeans.job.joblog import LOG, read_log
-from daskmeans.job.results import SUMMARY
+from daskmeans.job.places import Place
+from daskmeans.job.results import is_finished
 from daskmeans.memory import format_bytes
 
 
-def status_lines(output: Path) -> list[tuple[str, str]]:
-    """Return for people what the state of the run with these results is.
+def status_lines(output: str | Path) -> list[tuple[str, str]]:
+    """Return for people what the state of the run with results at this path or URL is.
 
     Raises
     ------
     ConfigError
         There is no trace of a run.
     """
-    output = output.absolute()
-    entries = list(read_log(path)) if (path := _log_of(output)) is not None else []
+    place = Place.of(output)
+    text = _log_of(place)
+    entries = [] if text is None else list(read_log(text))
     passes = [entry for entry in entries if entry["event"] == "pass"]
-    lines = [("state", _state(output)), *_job_lines(output)]
+    lines = [("state", _state(place)), *_job_lines(place.folder)]
     if passes:
         last = passes[-1]
         lines.append(
@@ -44,7 +46,7 @@ def status_lines(output: Path) -> list[tuple[str, str]]:
     return lines
 
 
-def log_lines(output: Path) -> Iterator[str]:
+def log_lines(output: str | Path) -> Iterator[str]:
     """Yield the log of a run for people, then what its driver's job printed where it was submitted.
 
     Raises
@@ -52,12 +54,12 @@ def log_lines(output: Path) -> Iterator[str]:
     ConfigError
         There is none.
     """
-    output = output.absolute()
-    path, printed = _log_of(output), submit.folder_of(output) / submit.OUTPUT
-    if path is None and not printed.is_file():
-        _state(output)
-        raise ConfigError(f"RESULT: {output} has no log yet")
-    for entry in () if path is None else read_log(path):
+    place = Place.of(output)
+    text, printed = _log_of(place), submit.folder_of(place.folder) / submit.OUTPUT
+    if text is None and not printed.is_file():
+        _state(place)
+        raise ConfigError(f"RESULT: {place.name} has no log yet")
+    for entry in () if text is None else read_log(text):
         time, event = entry.pop("time", "?"), entry.pop("event", "?")
         yield f"{time}  {event:<8}  " + "  ".join(f"{key} {_word(value)}" for key, value in entry.items())
     if printed.is_file():
@@ -69,26 +71,28 @@ def _word(value: Any) -> str:
     return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
-def _log_of(output: Path) -> Path | None:
+def _log_of(place: Place) -> str | None:
     """Return the log of the run that is going on, else that of the finished one."""
-    places = (checkpoint.folder_of(output) / LOG, output / LOG)
-    return next((place for place in places if place.is_file()), None)
+    going_on = checkpoint.folder_of(place.folder) / LOG
+    if going_on.is_file():
+        return going_on.read_text(encoding="utf-8", errors="replace")
+    return place.read_text(LOG) if place.has(LOG) else None
 
 
-def _state(output: Path) -> str:
+def _state(place: Place) -> str:
     """Return the state of a run in a few words."""
-    lock = locks.lock_of(output)
+    lock = locks.lock_of(place.folder)
     owner = locks.read_owner(lock)
     if owner is not None and locks.is_alive(lock, owner):
         return f"running: {locks.describe(lock, owner)}"
-    n_passes = checkpoint.last_pass(checkpoint.folder_of(output))
+    n_passes = checkpoint.last_pass(checkpoint.folder_of(place.folder))
     if n_passes is not None:
         return f"interrupted after pass {n_passes} of the iteration; the same `daskmeans run` goes on"
-    if (output / SUMMARY).is_file():
-        return f"finished: {output}"
-    if (submit.folder_of(output) / submit.JOB).is_file():
+    if is_finished(place):
+        return f"finished: {place.name}"
+    if (submit.folder_of(place.folder) / submit.JOB).is_file():
         return "submitted, and not begun or failed: see the queue, and `daskmeans logs`"
-    raise ConfigError(f"RESULT: there is no run with the results {output}: no results, no checkpoint, no job")
+    raise ConfigError(f"RESULT: there is no run with the results {place.name}: no results, no checkpoint, no job")
 
 
 def _job_lines(output: Path) -> list[tuple[str, str]]:
