@@ -9,6 +9,7 @@ import numpy as np
 
 from daskmeans.kernels import Float64s
 from daskmeans.samples import Block, Rows
+from daskmeans.transforms import Project, Standardize
 
 # Bytes of a copy of some rows in float64.
 TILE_BYTES = 4 * 2**20
@@ -89,6 +90,28 @@ class Components(NamedTuple):
     components: Float64s
     variance: Float64s
     total_variance: float
+
+
+def projection(found: Scatter, features: Standardize, n_components: int, *, whiten: bool) -> Project:
+    """Return the projection of rows, whose features are standardized before, on their first principal components.
+
+    Parameters
+    ----------
+    found : of the rows as they are.
+    whiten : whether components are scaled to variance 1; one that does not vary is left alone.
+    """
+    scale = features.scale
+    components = principal_components(found._replace(scatter=found.scatter / np.outer(scale, scale)))
+    variance = components.variance[:n_components]
+    return Project(
+        features, components.components[:n_components], whitening(variance) if whiten else np.ones_like(variance)
+    )
+
+
+def whitening(variance: Float64s) -> Float64s:
+    """Return what components of this variance, (n_components,), are divided by so that it becomes 1."""
+    deviation = np.sqrt(variance)
+    return np.where(deviation > np.finfo(np.float64).eps, deviation, 1.0)
 
 
 def principal_components(found: Scatter) -> Components:

@@ -27,6 +27,18 @@ class DataError(DaskMeansError, ValueError):
     exit_code = 3
 
 
+class RowError(DataError):
+    """One row cannot be clustered; `row` is its place among those that were looked at."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message, row)
+        self.message, self.row = message, row
+
+    def __str__(self) -> str:
+        """Return the message and the place."""
+        return f"{self.message} The first is row {self.row} of a chunk."
+
+
 class ClusterError(DaskMeansError, RuntimeError):
     """The Dask cluster could not be started or was lost."""
 

@@ -8,6 +8,7 @@ import numbers
 import warnings
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -39,6 +40,7 @@ from daskmeans.samples import Rows, row_dtype, samples_from_array
 from daskmeans.scan import PassReport, Scanner
 from daskmeans.steps import Assign, Gather
 from daskmeans.stores import OpenedStore
+from daskmeans.transforms import Normalize, on_sphere
 
 FORMAT = "daskmeans model, version 1"
 
@@ -60,6 +62,11 @@ class KMeans(
         uniform sample in memory; both are followed by iterations on the sample, which cost no pass. ``"random"``:
         distinct rows; ``"random-partition"``: every row goes to a random cluster, the means are the centers. An array
         gives the centers, (n_clusters, n_features). A callable ``init(X, n_clusters, random_state)`` gets the sample.
+    metric : {"euclidean", "cosine"}
+        "cosine" is spherical k-means (Dhillon & Modha 2001), for embeddings: rows and centers are brought to length 1,
+        so that only their directions count. Inertia and distances are those between points of the unit sphere: a
+        squared distance is ``2 - 2 cos``, the inertia twice the weighted sum of ``1 - cos``. A row of zeros has no
+        direction and raises a DataError.
     n_init : int or "auto"
         Number of starts; the one with the lowest inertia wins. All share each pass over the data. "auto" is 10
         for "random" and callables, else 1.
@@ -113,6 +120,7 @@ class KMeans(
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_clusters": [Interval(numbers.Integral, 1, None, closed="left")],
         "init": [StrOptions(set(INIT_NAMES)), callable, "array-like"],
+        "metric": [StrOptions({"euclidean", "cosine"})],
         "n_init": [StrOptions({"auto"}), Interval(numbers.Integral, 1, None, closed="left")],
         "max_iter": [Interval(numbers.Integral, 1, None, closed="left")],
         "tol": [Interval(numbers.Real, 0, None, closed="left")],
@@ -129,6 +137,7 @@ class KMeans(
         n_clusters: int = 8,
         *,
         init: Any = "k-means||",
+        metric: str = "euclidean",
         n_init: Any = "auto",
         max_iter: int = 300,
         tol: float = 1e-4,
@@ -141,6 +150,7 @@ class KMeans(
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
+        self.metric = metric
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
@@ -194,8 +204,7 @@ class KMeans(
         """
         self._validate_params()
         begins = not hasattr(self, "cluster_centers_")
-        rows = inputs.rows_in_memory(self, X, reset=begins)
-        finite_rows(rows)
+        rows = _compared(inputs.rows_in_memory(self, X, reset=begins), self._normalize)
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
         if begins:
             self._begin(rows, weight)
@@ -203,9 +212,11 @@ class KMeans(
         scanner = Scanner(samples_from_array(rows, weight))
         found = scanner.scan(Assign(Stack.of([seen.centers]), rows.mean(axis=0, dtype=np.float64), Gather()))
         generator = np.random.default_rng([self._batch_seed, self.n_iter_])
-        seen = seen.moved_by(found.sums, found.counts).reassigned(rows, weight, generator)
-        self.cluster_centers_ = seen.centers.astype(rows.dtype)
-        self.counts_, self._since_reassigned = seen.counts, seen.since_reassigned
+        moved = seen.moved_by(found.sums, found.counts).reassigned(rows, weight, generator)
+        if self.metric == "cosine":
+            moved = moved._replace(centers=on_sphere(moved.centers, seen.centers))
+        self.cluster_centers_ = moved.centers.astype(rows.dtype)
+        self.counts_, self._since_reassigned = moved.counts, moved.since_reassigned
         self.inertia_per_cluster_, self.labels_ = found.inertia, np.concatenate(found.outputs)
         self.inertia_ = float(found.inertia.sum())
         self.n_iter_ += 1
@@ -233,6 +244,11 @@ class KMeans(
     def to_sklearn(self) -> Any:
         """Return the model as a fitted `sklearn.cluster.KMeans`, without labels of rows that are not in memory."""
         check_is_fitted(self)
+        if self.metric != "euclidean":
+            raise DataError(
+                f"scikit-learn's KMeans knows no metric={self.metric!r}. Put its Normalizer before a KMeans with "
+                "metric='euclidean' in a pipeline, which comes close."
+            )
         model = ScikitKMeans(self.n_clusters, n_init=1, init=np.array(self.cluster_centers_), max_iter=self.max_iter)
         model.set_params(tol=self.tol, random_state=self.random_state)
         model.cluster_centers_ = np.array(self.cluster_centers_)
@@ -282,6 +298,7 @@ class KMeans(
             oversampling_factor=self.oversampling_factor,
             init_rounds=self.init_rounds,
             algorithm=self.algorithm,  # type: ignore[arg-type]
+            metric=self.metric,  # type: ignore[arg-type]
             budget=budget,
         )
 
@@ -313,11 +330,13 @@ class KMeans(
         check_is_fitted(self)
         X, _ = inputs.named(self, X, None, resolve_budget(self.memory_budget), reset=False)
         if isinstance(X, OpenedStore):
-            return label_samples(X, self.cluster_centers_.astype(np.float64))
+            return label_samples(self._seen(X), self.cluster_centers_.astype(np.float64))
         if inputs.is_lazy(X):
-            nearest = functools.partial(_nearest, centers=self.cluster_centers_.astype(np.float64))
+            centers = self.cluster_centers_.astype(np.float64)
+            nearest = functools.partial(_nearest, centers=centers, normalize=self._normalize)
             return inputs.map_lazily(self, X, nearest, None, np.int32, "labels")
         samples = samples_from_array(inputs.rows_in_memory(self, X, reset=False), None)
+        samples = samples.with_transform(self._normalize)
         return np.concatenate(Scanner(samples).scan(self._assign(Gather())).outputs)
 
     def transform(self, X: Any) -> Any:
@@ -325,21 +344,30 @@ class KMeans(
         check_is_fitted(self)
         X, _ = inputs.named(self, X, None, resolve_budget(self.memory_budget), reset=False)
         if isinstance(X, OpenedStore):
-            return measure_samples(X, self.cluster_centers_)
+            return measure_samples(self._seen(X), self.cluster_centers_)
+        measure = functools.partial(_distances, centers=self.cluster_centers_, normalize=self._normalize)
         if inputs.is_lazy(X):
-            measure = functools.partial(_distances, centers=self.cluster_centers_)
             return inputs.map_lazily(self, X, measure, len(self.cluster_centers_), row_dtype(X.dtype), "distances")
-        return _distances(inputs.rows_in_memory(self, X, reset=False), centers=self.cluster_centers_)
+        return measure(inputs.rows_in_memory(self, X, reset=False))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return minus the inertia of `X`, so that greater is better. One pass over the data."""
         check_is_fitted(self)
         budget = resolve_budget(self.memory_budget)
         samples, _ = inputs.view(self, X, sample_weight, budget, reset=False)
-        inertia = float(Scanner(samples).scan(self._assign(None)).inertia.sum())
+        inertia = float(Scanner(samples.with_transform(self._normalize)).scan(self._assign(None)).inertia.sum())
         if not np.isfinite(inertia):
             raise DataError("Input X contains NaN or infinity, or its weights do. Every value must be finite.")
         return -inertia
+
+    @property
+    def _normalize(self) -> Normalize | None:
+        """What rows are seen through, if anything."""
+        return Normalize(self.n_features_in_) if self.metric == "cosine" else None
+
+    def _seen(self, opened: OpenedStore) -> OpenedStore:
+        """Return the same data, its rows as they are compared with the centers."""
+        return replace(opened, samples=opened.samples.with_transform(self._normalize))
 
     def _assign(self, sink: Gather | None) -> Assign:
         centers = self.cluster_centers_.astype(np.float64)
@@ -417,15 +445,21 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _nearest(X: npt.NDArray[Any], *, centers: Float64s) -> npt.NDArray[np.int32]:
+def _compared(X: npt.NDArray[Any], normalize: Normalize | None) -> Rows:
+    """Return rows as they are compared with the centers, or raise DataError where they cannot be."""
+    rows = finite_rows(X)
+    return rows if normalize is None else normalize.apply(rows)
+
+
+def _nearest(X: npt.NDArray[Any], *, centers: Float64s, normalize: Normalize | None) -> npt.NDArray[np.int32]:
     stack = Stack.of([centers])
-    found = kernels.assign(finite_rows(X), None, stack, centers.mean(axis=0), with_labels=True)
+    found = kernels.assign(_compared(X, normalize), None, stack, centers.mean(axis=0), with_labels=True)
     labels: npt.NDArray[np.int32] = found.labels[0]
     return labels
 
 
-def _distances(X: npt.NDArray[Any], *, centers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    distances: npt.NDArray[Any] = euclidean_distances(finite_rows(X), centers)
+def _distances(X: npt.NDArray[Any], *, centers: npt.NDArray[Any], normalize: Normalize | None) -> npt.NDArray[Any]:
+    distances: npt.NDArray[Any] = euclidean_distances(_compared(X, normalize), centers)
     return distances
 
 

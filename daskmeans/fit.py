@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +13,26 @@ from sklearn.exceptions import ConvergenceWarning
 
 from daskmeans import seeding
 from daskmeans.active import Choice
+from daskmeans.covariance import Covariance, Scatter, projection
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
 from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle
 from daskmeans.memory import ROW_OVERHEAD_BYTES, SAMPLE_MIN_ROWS, Budget, sample_size
-from daskmeans.samples import Dropped, Samples
-from daskmeans.scan import PassReport, Scanner, one_blas_thread
+from daskmeans.samples import Dropped, Samples, Transform
+from daskmeans.scan import PassReport, Scanner, Step, one_blas_thread
 from daskmeans.steps import (
     FOR_PARTITION,
     Assign,
     Assigned,
     Both,
+    Nothing,
     RandomPartition,
     RowSet,
     Sink,
     Survey,
     Surveyed,
 )
-from daskmeans.transforms import Standardize
+from daskmeans.transforms import Chain, Normalize, Preparation, Standardize, on_sphere
 
 Init = str | npt.NDArray[Any] | Callable[..., npt.ArrayLike]
 INIT_NAMES = ("k-means||", "k-means++", "random", "random-partition")
@@ -65,6 +67,11 @@ class FitOptions:
     init : a name, centers (n_clusters, n_features) in the input's units, or a callable
         ``init(X, n_clusters, random_state)`` that is given the uniform sample.
     seed : of all random numbers.
+    scale : whether each feature is brought to mean 0 and variance 1 before.
+    pca : number of principal components, of the features as scaled, that rows are projected on before; None for all
+        features as they are.
+    whiten : whether components are scaled to variance 1.
+    metric : "cosine" brings rows and centers to length 1.
     race : whether of the starts of each number of clusters only the one that is best on the sample goes on.
     """
 
@@ -79,7 +86,20 @@ class FitOptions:
     algorithm: Literal["lloyd", "lookahead", "auto"]
     budget: Budget
     scale: Literal["none", "standard"] = "none"
+    pca: int | None = None
+    whiten: bool = False
+    metric: Literal["euclidean", "cosine"] = "euclidean"
     race: bool = False
+
+    @property
+    def prepares(self) -> bool:
+        """Whether features are changed by what the survey finds of them."""
+        return self.scale != "none" or self.pca is not None
+
+    @property
+    def spherical(self) -> bool:
+        """Whether rows and centers have length 1."""
+        return self.metric == "cosine"
 
     @property
     def each_model(self) -> tuple[int, ...]:
@@ -93,12 +113,14 @@ class Fitted:
 
     Attributes
     ----------
-    centers : (n_clusters, n_features) float64, in the input's units.
-    scaled_centers : likewise, in the units that distances were measured in.
+    centers : (n_clusters, n_features) float64, in the input's units; where principal components were taken, the points
+        of their subspace; for cosine, of length 1 unless features were scaled or projected before.
+    scaled_centers : (n_clusters, n_scaled), where distances were measured.
     counts : (n_clusters,) float64, weight of each cluster.
-    inertia_per_cluster : (n_clusters,) float64, weighted squared distances, in scaled units.
+    inertia_per_cluster : (n_clusters,) float64, weighted squared distances, where they were measured.
     n_iter : updates of the centers by passes over the data.
-    moments : of the rows, weighted, in the input's units.
+    moments : of the rows, weighted, in the input's units; for cosine without other preparation, of the directions.
+    preparation : what was done to the features, the step to length 1 aside; None for nothing.
     outputs : what the sink returned for each block, in order.
     """
 
@@ -111,7 +133,7 @@ class Fitted:
     n_rows: int
     dropped: Dropped
     moments: Moments
-    scaling: Standardize | None
+    preparation: Preparation | None
     history: list[PassReport]
     n_bytes: int
     outputs: list[Any] | None
@@ -125,8 +147,9 @@ class Fitted:
 def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal: Journal | None = None) -> Fitted:
     """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
-    Passes over the data: one to survey, which is the first iteration too where `init` is an array and nothing is
-    scaled; `init_rounds` + 1 to seed by k-means||; at most one for each iteration; at most one for inertia and labels.
+    Passes over the data: one to survey, which is the first iteration too where `init` is an array and features are
+    taken as they are; `init_rounds` + 1 to seed by k-means||; at most one for each iteration; at most one for inertia
+    and labels.
     """
     problem, models = solve(scanner, options, journal)
     best, outputs = settle(scanner, models, problem.offset, sink)
@@ -150,14 +173,17 @@ class Journal(Protocol):
 def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tuple[Problem, list[Model]]:
     """Survey, seed and iterate, all models in the same passes."""
     state = None if journal is None else journal.saved
-    surveyed, found = _survey(scanner, options, resumes=state is not None)
+    if options.spherical and not options.prepares:
+        scanner.transform(Normalize(scanner.samples.n_features))
+    surveyed, scatter, found = _survey(scanner, options, resumes=state is not None)
     check_surveyed(surveyed, scanner.samples, max(options.n_clusters))
     if journal is not None:
         journal.surveyed(surveyed)
-    problem = Problem.of(surveyed, options, scanner.samples.dtype)
+    preparation = _preparation(surveyed, scatter, options)
+    problem = Problem.of(surveyed, preparation, options, scanner.samples.dtype)
     scanner.samples = replace(scanner.samples, n_samples=surveyed.n_rows + surveyed.n_dropped)
-    if problem.scaling is not None:
-        scanner.transform(problem.scaling)
+    if preparation is not None:
+        scanner.transform(_transform(preparation, options))
     if state is None:
         state = State(problem.start(scanner, found))
         if journal is not None:
@@ -167,31 +193,77 @@ def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tup
     return problem, state.models
 
 
-def _survey(
-    scanner: Scanner, options: FitOptions, *, resumes: bool
-) -> tuple[Surveyed, list[Float64s] | Assigned | None]:
-    """Make the first pass; it carries what needs nothing but the rows: a random partition, a first iteration."""
-    samples, init = scanner.samples, options.init
+class First(NamedTuple):
+    """What the first pass finds.
+
+    Attributes
+    ----------
+    scatter : of the rows, where they are to be projected.
+    found : what the pass `carried` beside that, if it did.
+    """
+
+    surveyed: Surveyed
+    scatter: Scatter | None
+    found: list[Float64s] | Assigned | None
+
+
+def _survey(scanner: Scanner, options: FitOptions, *, resumes: bool) -> First:
+    """Make the first pass; it carries what needs nothing but the rows."""
+    samples = scanner.samples
     row_bytes = samples.n_features * samples.dtype.itemsize
     size = sample_size(row_bytes, max(options.n_clusters), options.budget)
     survey = Survey(size, options.seed, samples.n_samples)
-    if not isinstance(init, str) and not callable(init):
-        centers = check_centers(init, options.n_clusters[0], samples.n_features).astype(samples.dtype)
-        if options.scale == "none" and not resumes:
-            stack = Stack.of([centers.astype(np.float64)])
-            assign = Assign(stack, stack.centers.mean(axis=0))
-            return scanner.scan(Both(survey, assign), "survey and iteration")
-    elif init == "random-partition" and not resumes:
-        purposes = tuple(FOR_PARTITION + m for m in range(len(options.each_model)))
-        partition = RandomPartition(options.each_model, purposes, options.seed)
-        return scanner.scan(Both(survey, partition), "survey")
-    surveyed = scanner.scan(survey, "survey")
+    carried = _carried(options, samples)
+    first = carried if carried is not None and not resumes else Nothing()
+    beside: Step[Any, Any] = Both[Any, Any, Any, Any](Nothing() if options.pca is None else Covariance(), first)
+    title = "survey and iteration" if isinstance(first, Assign) else "survey"
+    surveyed, (scatter, found) = scanner.scan(Both(survey, beside), title)
     # Where the first pass carries more, there is no second survey; nor is there one when it is resumed.
-    carries = init == "random-partition" if isinstance(init, str) else not callable(init) and options.scale == "none"
-    if not carries and len(surveyed.sample.X) < min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE:
+    few = min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE
+    if carried is None and len(surveyed.sample.X) < few:
         # Most cells were dropped or weigh nothing, so that too few passed the threshold: now their number is known.
         surveyed = scanner.scan(replace(survey, n_samples=surveyed.n_eligible), "survey of few rows")
-    return surveyed, None
+    return First(surveyed, scatter, found)
+
+
+def _carried(options: FitOptions, samples: Samples) -> RandomPartition | Assign | None:
+    """Return what the first pass can do beside the survey: a random partition, or a first iteration."""
+    init = options.init
+    if isinstance(init, str) or callable(init):
+        if init != "random-partition":
+            return None
+        purposes = tuple(FOR_PARTITION + m for m in range(len(options.each_model)))
+        return RandomPartition(options.each_model, purposes, options.seed)
+    centers = check_centers(init, options.n_clusters[0], samples.n_features)
+    if options.prepares:
+        return None
+    stack = Stack.of([rounded(centers, samples.dtype, spherical=options.spherical)])
+    return Assign(stack, stack.centers.mean(axis=0))
+
+
+def _preparation(surveyed: Surveyed, scatter: Scatter | None, options: FitOptions) -> Preparation | None:
+    """Return what is done to the features before rows are compared, by what the first pass has found of them."""
+    if not options.prepares:
+        return None
+    features = Standardize.of(surveyed.weighted)
+    if options.scale == "none":
+        features = replace(features, scale=np.ones_like(features.scale))
+    if options.pca is None or scatter is None:
+        return features
+    return projection(scatter, features, options.pca, whiten=options.whiten)
+
+
+def _transform(preparation: Preparation, options: FitOptions) -> Transform:
+    """Return what rows are seen through once they are known."""
+    if not options.spherical:
+        return preparation
+    return Chain((preparation, Normalize(preparation.n_features_out)))
+
+
+def rounded(centers: npt.ArrayLike, dtype: np.dtype[Any], *, spherical: bool) -> Float64s:
+    """Return centers rounded to the dtype of the rows, brought to length 1 before if they are `spherical`."""
+    points = np.asarray(centers, dtype=np.float64)
+    return (on_sphere(points, points) if spherical else points).astype(dtype).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -200,38 +272,43 @@ class Problem:
 
     Attributes
     ----------
+    preparation : what is done to the features, if anything.
     sample : uniform sample of the rows.
-    offset : (n_features,) float64, the mean of the rows.
+    offset : (n_features,) float64, the mean of the rows, about.
     stop : when the iteration ends.
     """
 
     options: FitOptions
     surveyed: Surveyed
-    scaling: Standardize | None
+    preparation: Preparation | None
     sample: RowSet
     offset: Float64s
     stop: Stop
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(cls, surveyed: Surveyed, options: FitOptions, dtype: np.dtype[Any]) -> Problem:
+    def of(
+        cls, surveyed: Surveyed, preparation: Preparation | None, options: FitOptions, dtype: np.dtype[Any]
+    ) -> Problem:
         """State the problem."""
-        scaling = Standardize.of(surveyed.weighted) if options.scale == "standard" else None
         offset, variance, sample = surveyed.moments.mean, surveyed.moments.variance, surveyed.sample
-        if scaling is not None:
-            offset = (offset - scaling.mean) / scaling.scale
-            variance = variance / scaling.scale**2
-            sample = sample._replace(X=scaling.apply(sample.X))
-        stop = Stop(options.max_iter, options.tol * float(variance.mean()))
-        return cls(options, surveyed, scaling, sample, offset, stop, dtype)
+        if preparation is not None:
+            sample = sample._replace(X=_transform(preparation, options).apply(sample.X))
+            X = sample.X.astype(np.float64)
+            offset, variance = X.mean(axis=0), X.var(axis=0)
+        if isinstance(preparation, Standardize) and not options.spherical:
+            offset = (surveyed.moments.mean - preparation.mean) / preparation.scale
+            variance = surveyed.moments.variance / preparation.scale**2
+        stop = Stop(options.max_iter, options.tol * float(variance.mean()), options.spherical)
+        return cls(options, surveyed, preparation, sample, offset, stop, dtype)
 
     def rounded(self, centers: npt.ArrayLike) -> Float64s:
-        """Round centers to the dtype of the rows."""
-        return np.asarray(centers).astype(self.dtype).astype(np.float64)
+        """Round centers to where they may lie, in the dtype of the rows."""
+        return rounded(centers, self.dtype, spherical=self.options.spherical)
 
     def scaled(self, centers: Float64s) -> Float64s:
         """Bring centers from the input's units to those that distances are measured in."""
-        return centers if self.scaling is None else self.scaling.apply(centers).astype(np.float64)
+        return centers if self.preparation is None else self.preparation.apply(centers).astype(np.float64)
 
     def start(self, scanner: Scanner, found: list[Float64s] | Assigned | None) -> list[Model]:
         """Return the models where they start, given what the first pass has `found` beside the survey."""
@@ -308,6 +385,7 @@ class Problem:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""
         init, n_features = self.options.init, self.sample.X.shape[1]
         if not callable(init):
+            n_features = len(self.surveyed.moments.mean)
             return [self.scaled(check_centers(init, self.options.n_clusters[0], n_features))]
         random_state = np.random.RandomState(self.options.seed % 2**32)
         return [
@@ -321,7 +399,7 @@ class Problem:
         assert model.counts is not None
         _warn_of_duplicates(model)
         return Fitted(
-            centers=model.centers if self.scaling is None else self.scaling.inverse(model.centers),
+            centers=model.centers if self.preparation is None else self.preparation.inverse(model.centers),
             scaled_centers=model.centers,
             counts=model.counts,
             inertia_per_cluster=model.inertia,
@@ -330,7 +408,7 @@ class Problem:
             n_rows=self.surveyed.n_rows,
             dropped=self.surveyed.dropped,
             moments=self.surveyed.weighted,
-            scaling=self.scaling,
+            preparation=self.preparation,
             history=scanner.history,
             n_bytes=scanner.n_bytes,
             outputs=outputs,

@@ -162,7 +162,7 @@ def _of_block(block_id: tuple[int, ...], *, loader: Loader, function: OfBlock) -
             f"Input X contains NaN or infinity in {n_bad:,} rows of a block, first in {row}. "
             "Every value must be finite; open it with missing='drop' to leave such samples out."
         )
-    return function(block)
+    return function(loader.transformed(block))
 
 
 def _nearest(block: Block, *, centers: Float64s) -> npt.NDArray[np.int32]:

@@ -6,7 +6,7 @@ Must not know where blocks come from or how a pass is run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,24 @@ from daskmeans.active import ActiveRows, AssignAndKeep, Choice
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_FROZEN, Assign, Assigned, Far, Sink
+from daskmeans.transforms import on_sphere
 
 
 @dataclass(frozen=True)
 class Stop:
-    """When to stop.
+    """When to stop, and where centers may come to lie.
 
     Attributes
     ----------
     max_iter : updates of the centers, at most.
     sq_shift : stop when the squared shifts of the centers, summed over clusters, are at most this.
+    spherical : whether rows have length 1 and each update brings the centers to length 1 too: spherical k-means
+        (Dhillon & Modha 2001).
     """
 
     max_iter: int
     sq_shift: float
+    spherical: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def iterate_on(rows: ActiveRows, model: Model, stop: Stop, method: Method, dtype
             model.inertia, model.counts, model.settled = found.inertia, found.counts, True
     elif method.look_ahead and model.n_iter < stop.max_iter:
         ahead = Model(model.centers)
-        quiet = Stop(FARTHEST_AHEAD, AHEAD_QUIETER * stop.sq_shift)
+        quiet = replace(stop, max_iter=FARTHEST_AHEAD, sq_shift=AHEAD_QUIETER * stop.sq_shift)
         while not ahead.converged and ahead.n_iter < FARTHEST_AHEAD and rows.closed(ahead.centers) < model.trust:
             found = rows.assigned(ahead.centers)
             if not (found.counts > 0).all():
@@ -191,7 +195,7 @@ def iterate_on(rows: ActiveRows, model: Model, stop: Stop, method: Method, dtype
 
 def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> None:
     """Move the centers of `model` to the means of their rows."""
-    centers = updated_centers(model.centers, found, dtype)
+    centers = updated_centers(model.centers, found, dtype, spherical=stop.spherical)
     if _no_row_has_moved(model, found, centers, dtype):
         centers = model.centers
     model.shift = np.sqrt(((centers - model.centers) ** 2).sum(axis=1))
@@ -221,8 +225,8 @@ def split(found: Assigned, stack: Stack) -> list[Assigned]:
     ]
 
 
-def updated_centers(centers: Float64s, found: Assigned, dtype: np.dtype[Any]) -> Float64s:
-    """Return the means of each cluster's rows, rounded to the dtype of the rows.
+def updated_centers(centers: Float64s, found: Assigned, dtype: np.dtype[Any], *, spherical: bool = False) -> Float64s:
+    """Return the means of each cluster's rows, or their directions, rounded to the dtype of the rows.
 
     Empty clusters move to the rows farthest from their centers, which leave their clusters, as in scikit-learn; where
     all rows lie on centers there is nowhere to move to, and they stay.
@@ -231,7 +235,8 @@ def updated_centers(centers: Float64s, found: Assigned, dtype: np.dtype[Any]) ->
     _move_empty(sums, counts, found.far[0])
     updated = centers.copy()
     full = counts > 0
-    updated[full] = (sums[full] / counts[full, None]).astype(dtype)
+    means = sums[full] / counts[full, None]
+    updated[full] = (on_sphere(means, centers[full]) if spherical else means).astype(dtype)
     return updated
 
 

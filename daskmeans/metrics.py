@@ -20,6 +20,7 @@ from daskmeans.inputs import resolve_budget, view
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Survey, Surveyed
+from daskmeans.transforms import Normalize
 from daskmeans.validity import Gap, Measure, Scores, Spread, gap_of_sample, means_are_centers, sample_silhouettes, score
 
 __all__ = [
@@ -49,6 +50,8 @@ def scores(
 ) -> list[Scores]:
     """Return all validity indices of each model on `X`; a row belongs to the nearest center.
 
+    For models with ``metric="cosine"`` they are those of the rows brought to length 1.
+
     Passes over the data: one for all models; a second one where centers are not the means of their rows, as Davies and
     Bouldin's index needs the distances to these (a model that was fitted with ``tol=0`` spares it).
 
@@ -72,6 +75,8 @@ def scores(
     """
     budget = resolve_budget(memory_budget)
     samples, _ = view(KMeans(), X, sample_weight, budget, sample_dims=sample_dims, reset=True)
+    if _metric_of(models) == "cosine":
+        samples = samples.with_transform(Normalize(samples.n_features))
     scanner = Scanner(samples, budget.kept_bytes)
     centers = [_centers_of(model, samples.n_features) for model in models]
     measured = measure(scanner, centers, sample_size=sample_size, seed=random_state)
@@ -181,6 +186,14 @@ def gap_statistic(
     surveyed = Scanner(samples).scan(Survey(sample_size, random_state, samples.n_samples), "sample")
     check_surveyed(surveyed, samples, max(n_clusters))
     return gap_of_sample(surveyed.sample, n_clusters, n_references, random_state)
+
+
+def _metric_of(models: Sequence[Model]) -> str:
+    """Return the metric of all models; centers alone are taken to be compared by Euclidean distance."""
+    metrics = {model.metric if isinstance(model, KMeans) else "euclidean" for model in models}
+    if len(metrics) > 1:
+        raise DataError("The models have different metrics; score those of one metric at a time.")
+    return metrics.pop() if metrics else "euclidean"
 
 
 def _centers_of(model: Model, n_features: int) -> Float64s:

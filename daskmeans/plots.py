@@ -175,10 +175,11 @@ def projection(
     """
     ax = _axes(ax)
     samples, _ = view(KMeans(), X, None, resolve_budget(None), reset=True)
+    samples = samples.with_transform(model._normalize)
     surveyed = Scanner(samples).scan(Survey(sample_size, random_state, samples.n_samples), "sample")
     check_surveyed(surveyed, samples, n_clusters=1)
     rows, points = surveyed.sample.X, np.asarray(model.cluster_centers_, dtype=np.float64)
-    labels = KMeans.predict(model, rows) if not hasattr(model, "feature_names_in_") else _nearest(rows, points)
+    labels = _nearest(rows, points)
     shown, at = np.asarray(rows, dtype=np.float64), points
     axis_names = [str(name) for name in getattr(model, "feature_names_in_", ["feature 0", "feature 1"])]
     if rows.shape[1] == 1:

@@ -17,13 +17,13 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from daskmeans import inputs
-from daskmeans.covariance import Covariance, Scatter, principal_components
+from daskmeans.covariance import Covariance, Scatter, principal_components, whitening
 from daskmeans.errors import DataError
 from daskmeans.fit import check_surveyed
 from daskmeans.frames import array_of
 from daskmeans.samples import row_dtype
 from daskmeans.scan import Scanner
-from daskmeans.steps import Both, Survey, Surveyed
+from daskmeans.steps import Both, Nothing, Survey, Surveyed
 from daskmeans.transforms import Project, Standardize
 
 
@@ -91,7 +91,7 @@ class StandardScaler(OneToOneFeatureMixin, _OnePass):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Compute mean and variance of whatever `KMeans.fit` takes as a matrix. One pass over the data."""
-        surveyed, _ = self._scan(X, sample_weight, _Nothing())
+        surveyed, _ = self._scan(X, sample_weight, Nothing())
         scaling = Standardize.of(surveyed.weighted)
         self.mean_, self.var_ = scaling.mean, surveyed.weighted.variance
         self.scale_ = scaling.scale if self.with_std else np.ones_like(scaling.scale)
@@ -175,11 +175,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, _OnePass):  # type: ignore[misc]
 
     @property
     def _projection(self) -> Project:
-        scale = np.ones(self.n_components_)
-        if self.whiten:
-            deviation = np.sqrt(self.explained_variance_)
-            scale = np.where(deviation > np.finfo(np.float64).eps, deviation, 1.0)
-        return Project(self.mean_, self.components_, scale)
+        scale = whitening(self.explained_variance_) if self.whiten else np.ones(self.n_components_)
+        return Project(Standardize(self.mean_, np.ones_like(self.mean_)), self.components_, scale)
 
     def transform(self, X: Any) -> Any:
         """Return the components of each row, (n_samples, n_components); for Dask and Zarr a lazy Dask array."""
@@ -191,16 +188,3 @@ class PCA(ClassNamePrefixFeaturesOutMixin, _OnePass):  # type: ignore[misc]
         check_is_fitted(self)
         rows: npt.NDArray[Any] = self._projection.inverse(np.asarray(X))
         return rows
-
-
-class _Nothing:
-    """A Step that computes nothing: the survey beside it does."""
-
-    def map(self, block: Any) -> None:
-        """Compute nothing."""
-
-    def merge(self, left: None, right: None) -> None:
-        """Merge nothing."""
-
-    def finish(self, total: None) -> None:
-        """Finish nothing."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from daskmeans.errors import DataError
+from daskmeans.errors import DataError, RowError
 from daskmeans.memory import ROW_OVERHEAD_BYTES, plan_bounds
 
 Rows = npt.NDArray[np.floating[Any]]
@@ -257,8 +257,11 @@ class Loader:
         """Apply the transform, if there is one."""
         if self.transform is None:
             return block
-        X = self.transform.apply(block.X)
-        return replace(block, X=X)
+        try:
+            return replace(block, X=self.transform.apply(block.X))
+        except RowError as error:
+            row_id = block.row_ids(np.array([error.row]))[0]
+            raise DataError(f"{error.message} The first is {self.source.describe_row(int(row_id))}.") from None
 
 
 @dataclass(frozen=True)
@@ -307,9 +310,15 @@ class Samples:
         """Bytes of the rows of the largest block, decoded."""
         return int(self.grid.largest_block) * self.loader.source.n_features * self.dtype.itemsize
 
-    def with_transform(self, transform: Transform) -> Samples:
-        """Return the same samples, seen through `transform`."""
+    def with_transform(self, transform: Transform | None) -> Samples:
+        """Return the same samples, seen through `transform`; those of an array in memory are transformed at once."""
+        if transform is None:
+            return self
         loader = replace(self.loader, transform=transform)
+        if self.in_memory and isinstance(loader.source, ArraySource):
+            whole = replace(loader, grid=Grid(((0, len(loader.source.X)),)))
+            block = whole.transformed(whole.load(0))
+            return samples_from_array(block.X, block.weight)
         return Samples(loader, self.collections, self.n_samples, self.in_memory, self.feature_names)
 
     def __repr__(self) -> str:

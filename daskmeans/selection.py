@@ -157,7 +157,7 @@ def select(
         fits=[problem.fitted(models[m], scanner, None) for m in best],
         scores=scores,
         gap=gap_of_sample(few, ks, GAP_REFERENCES, options.seed) if gap else undecided,
-        stability=stability(sample, ks, options.n_init, options.seed),
+        stability=stability(sample, ks, options.n_init, options.seed, spherical=options.spherical),
     )
 
 
@@ -173,7 +173,9 @@ def _part(sample: RowSet, n_rows: int, seed: int) -> RowSet:
     return sample.take(np.sort(np.random.default_rng(seed).permutation(len(sample.X))[:n_rows]))
 
 
-def stability(sample: RowSet, n_clusters: Sequence[int], n_init: int, seed: int) -> list[float]:
+def stability(
+    sample: RowSet, n_clusters: Sequence[int], n_init: int, seed: int, *, spherical: bool = False
+) -> list[float]:
     """Fit `n_init` models of each number of clusters to a sample, and say how alike they are.
 
     Returns
@@ -186,7 +188,7 @@ def stability(sample: RowSet, n_clusters: Sequence[int], n_init: int, seed: int)
     generator = np.random.Generator(np.random.Philox(key=[seed, FOR_STABILITY]))
     X = np.ascontiguousarray(sample.X)
     starts = [X[plus_plus(X, sample.weight, k, generator)] for k in n_clusters for _ in range(n_init)]
-    models = in_memory(X, sample.weight, starts, Stop(100, 1e-4 * float(X.var(axis=0).mean())))
+    models = in_memory(X, sample.weight, starts, Stop(100, 1e-4 * float(X.var(axis=0).mean()), spherical))
     stack = Stack.of([model.centers for model in models])
     labels = kernels.assign(X, None, stack, X.mean(axis=0, dtype=np.float64), with_labels=True).labels
     alike = []

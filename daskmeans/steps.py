@@ -82,6 +82,20 @@ class Both(Generic[P, Q, R, S]):
         return self.first.finish(total[0]), self.second.finish(total[1])
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """Compute nothing: the Step beside it does."""
+
+    def map(self, block: Block) -> None:
+        """Compute nothing."""
+
+    def merge(self, left: None, right: None) -> None:
+        """Merge nothing."""
+
+    def finish(self, total: None) -> None:
+        """Finish nothing."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The first look at the data
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
+from daskmeans.errors import RowError
 from daskmeans.kernels import Float64s, Moments
-from daskmeans.samples import Rows
+from daskmeans.samples import Rows, Transform
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ class Project:
 
     Attributes
     ----------
-    mean : (n_features,) float64.
+    features : what is done to the features before; its mean is the origin of the projection.
     components : (n_components, n_features) float64, orthonormal rows.
     scale : (n_components,) float64, what projections are divided by: 1, or their standard deviations.
     """
 
-    mean: Float64s
+    features: Standardize
     components: Float64s
     scale: Float64s
 
@@ -66,10 +68,72 @@ class Project:
 
     def apply(self, X: Rows) -> Rows:
         """Return projected rows, (n_rows, n_components)."""
-        factors = (self.components / self.scale[:, None]).astype(X.dtype)
-        projected: Rows = (X - self.mean.astype(X.dtype)) @ factors.T
+        factors = self.components / self.features.scale / self.scale[:, None]
+        projected: Rows = (X - self.features.mean.astype(X.dtype)) @ factors.astype(X.dtype).T
         return projected
 
     def inverse(self, centers: Float64s) -> Float64s:
         """Return centers in the units of the input: the points of the subspace that project to them."""
-        return (centers * self.scale) @ self.components + self.mean
+        return self.features.inverse((centers * self.scale) @ self.components)
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Bring each row to length 1, so that only its direction counts."""
+
+    n_features_out: int
+
+    def apply(self, X: Rows) -> Rows:
+        """Return rows of length 1; those that are not finite become NaN.
+
+        Raises
+        ------
+        RowError
+            A row is 0 in all features.
+        """
+        length = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+        if not length.all():
+            raise RowError(f"Input X contains rows of zeros, which have no direction: {REMEDY}", int(length.argmin()))
+        with np.errstate(invalid="ignore"):
+            normalized: Rows = X / length.astype(X.dtype)[:, None]
+        return normalized
+
+    def inverse(self, centers: Float64s) -> Float64s:
+        """Return the centers: directions have no other length."""
+        return centers
+
+
+Preparation: TypeAlias = Standardize | Project
+"""What may be done to the features before rows are compared."""
+
+REMEDY = "metric='cosine' cannot place them. Leave them out, or cluster with metric='euclidean'."
+
+
+def on_sphere(points: Float64s, otherwise: Float64s) -> Float64s:
+    """Return points, (n_points, n_features), brought to length 1; `otherwise`, likewise, where the length is 0."""
+    length = np.sqrt((points**2).sum(axis=1))[:, None]
+    return np.where(length > 0, points / np.where(length > 0, length, 1.0), otherwise)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Transforms one after another, the first one first."""
+
+    links: tuple[Transform, ...]
+
+    @property
+    def n_features_out(self) -> int:
+        """Number of features after the last."""
+        return self.links[-1].n_features_out
+
+    def apply(self, X: Rows) -> Rows:
+        """Apply each."""
+        for link in self.links:
+            X = link.apply(X)
+        return X
+
+    def inverse(self, centers: Float64s) -> Float64s:
+        """Undo each, the last one first."""
+        for link in reversed(self.links):
+            centers = link.inverse(centers)
+        return centers

@@ -87,3 +87,16 @@ def lloyd(X: np.ndarray, weight: np.ndarray | None, centers: np.ndarray, max_ite
             break
     found = assign(X, weight, centers)
     return Fitted(centers, found.labels, float(found.inertia.sum()), n_iter)
+
+
+def spherical(X: np.ndarray, weight: np.ndarray | None, centers: np.ndarray) -> Fitted:
+    """Spherical k-means (Dhillon & Modha 2001) until no center moves; no cluster may become empty."""
+    X, centers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (X, centers))
+    n_iter, shift = 0, np.inf
+    while shift > 1e-14:
+        found = assign(X, weight, centers)
+        moved = found.sums / np.linalg.norm(found.sums, axis=1, keepdims=True)
+        centers, shift = moved, np.abs(moved - centers).max()
+        n_iter += 1
+    found = assign(X, weight, centers)
+    return Fitted(centers, found.labels, float(found.inertia.sum()), n_iter)
