@@ -28,7 +28,7 @@ DIVERGING = ("#08519C", "#4292C6", "#9ECAE1", "#FFFFFF", "#FDBE85", "#E6550D", "
 GONE = "#E4E4E4"
 
 WIDTH, HEIGHT = 480, 280
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 78, 14, 12, 40
 
 
 def cluster_colors(n: int) -> list[str]:
@@ -146,11 +146,15 @@ class _Axis:
         return [(value, short(value, max(3, digits))) for value in values]
 
 
-def line_chart(lines: Sequence[Line], x_name: str, y_name: str, *, whole_x: bool = False) -> str:
-    """Return lines with their points as SVG."""
+def line_chart(
+    lines: Sequence[Line], x_name: str, y_name: str, *, whole_x: bool = False, mark: float | None = None
+) -> str:
+    """Return lines with their points as SVG; a dashed line stands at `mark` on the x axis."""
     x_axis = _Axis.of(np.concatenate([line.x for line in lines]), LEFT, WIDTH - RIGHT)
     y_axis = _Axis.of(np.concatenate([line.y for line in lines]), HEIGHT - BOTTOM, TOP)
     body = _frame(x_axis, y_axis, x_name, y_name, whole_x=whole_x)
+    if mark is not None:
+        body += f'<path d="M{x_axis.at(mark):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#555" stroke-dasharray="5 4"/>'
     for line in lines:
         points = [
             (x_axis.at(x), y_axis.at(y)) for x, y in zip(line.x, line.y, strict=True) if np.isfinite([x, y]).all()
@@ -165,30 +169,41 @@ def line_chart(lines: Sequence[Line], x_name: str, y_name: str, *, whole_x: bool
     return _svg(body, f"{y_name} against {x_name}")
 
 
-def bubble_chart(
-    x: Floats, y: Floats, share: Floats, colors: Sequence[str], numbers: Sequence[int], x_name: str, y_name: str
+def scatter_chart(
+    dots: Floats,
+    dot_colors: Sequence[str],
+    centers: Floats,
+    colors: Sequence[str],
+    names: Sequence[str],
+    x_name: str,
+    y_name: str,
 ) -> str:
-    """Return numbered circles, the area of each in proportion to its share, as SVG."""
-    x_axis, y_axis = _Axis.of(x, LEFT + 24, WIDTH - RIGHT - 24), _Axis.of(y, HEIGHT - BOTTOM - 24, TOP + 24)
-    body = _frame(x_axis, y_axis, x_name, y_name, ticks=False)
-    radius = np.clip(26 * np.sqrt(share / max(share.max(), 1e-300)), 7, None)
-    for i in np.argsort(-radius):
-        cx, cy, color = x_axis.at(x[i]), y_axis.at(y[i]), colors[i]
-        body += f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{radius[i]:.1f}" fill="{color}" stroke="#fff"/>'
+    """Return dots, (n_dots, 2), and above them named circles, (n_centers, 2), as SVG."""
+    both = np.concatenate([dots, centers])
+    x_axis, y_axis = _Axis.of(both[:, 0], LEFT, WIDTH - RIGHT), _Axis.of(both[:, 1], HEIGHT - BOTTOM, TOP)
+    body = _frame(x_axis, y_axis, x_name, y_name)
+    for color in dict.fromkeys(dot_colors):
+        own = [dot for dot, c in zip(dots, dot_colors, strict=True) if c == color]
+        # A path of points, each a line of no length with round ends, takes a quarter of the space of circles.
+        path = "".join(f"M{x_axis.at(x):.1f} {y_axis.at(y):.1f}h0" for x, y in own)
+        body += f'<path d="{path}" stroke="{color}" stroke-width="4" stroke-linecap="round" opacity="0.75"/>'
+    for (x, y), color, name in zip(centers, colors, names, strict=True):
+        cx, cy = x_axis.at(x), y_axis.at(y)
+        body += f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="10" fill="{color}" stroke="#000" stroke-width="1.5"/>'
         ink = f'text-anchor="middle" style="fill:{ink_on(color)}"'
-        body += f'<text x="{cx:.1f}" y="{cy + 4:.1f}" {ink}>{numbers[i]}</text>'
-    return _svg(body, f"{y_name} against {x_name}")
+        body += f'<text x="{cx:.1f}" y="{cy + 4.5:.1f}" {ink}>{html.escape(name)}</text>'
+    return _svg(body, f"samples and centers, {y_name} against {x_name}")
 
 
-def _frame(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str, *, whole_x: bool = False, ticks: bool = True) -> str:
+def _frame(x_axis: _Axis, y_axis: _Axis, x_name: str, y_name: str, *, whole_x: bool = False) -> str:
     """Return the axes and the grid."""
     base = HEIGHT - BOTTOM
     body = f'<path d="M{LEFT} {TOP}V{base}H{WIDTH - RIGHT}" fill="none" stroke="#555"/>'
-    for value, words in y_axis.ticks(5) if ticks else ():
+    for value, words in y_axis.ticks(5):
         y = y_axis.at(value)
         body += f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e3e3e3"/>'
         body += f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
-    for value, words in x_axis.ticks(6, whole=whole_x) if ticks else ():
+    for value, words in x_axis.ticks(6, whole=whole_x):
         body += f'<text x="{x_axis.at(value):.1f}" y="{base + 16}" text-anchor="middle">{words}</text>'
     body += f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_name)}</text>'
     turn = f'transform="rotate(-90 13 {base / 2})"'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import xarray as xr
 
 from daskmeans.job import charts
 from daskmeans.job.charts import Line, cluster_colors, diverging_colors, ink_on, short
+from daskmeans.job.notes import Projection
 from daskmeans.job.results import CONFIG, LABELS, SUMMARY
 from daskmeans.job.style import CHOOSER, STYLE
 from daskmeans.job.views import Features, label_views, map_dims, parse_features
@@ -53,6 +54,7 @@ def render_report(folder: Path, result: xr.Dataset) -> str:
     found = Found.of(result, summary)
     labels = result.get(LABELS)
     maps = [] if labels is None else _label_maps(labels, found)
+    lie = Projection.read(folder)
     config = (folder / CONFIG).read_text(encoding="utf-8")
     title = Path(str(summary["config"]["input"]["store"])).name
     sections = [
@@ -61,6 +63,7 @@ def render_report(folder: Path, result: xr.Dataset) -> str:
         *maps,
         _section("Clusters", _cluster_table(found)),
         *_center_sections(found),
+        *([] if lie is None else [_section("How the samples lie", _projection(found, lie))]),
         *_sweep(summary),
         _section("Convergence", _convergence(summary)),
         _section("What was clustered", _input(summary)),
@@ -78,7 +81,8 @@ class Found:
     centers : (n_clusters, n_features), in the input's units.
     relative : likewise, from the mean of all samples, in units of `spread`.
     spread : in words.
-    counts, inertia : (n_clusters,).
+    counts, inertia : (n_clusters,); counts are weights.
+    sizes : (n_clusters,), numbers of samples; None where they are unknown.
     """
 
     summary: Mapping[str, Any]
@@ -87,6 +91,7 @@ class Found:
     spread: str
     counts: Floats
     inertia: Floats
+    sizes: npt.NDArray[np.int64] | None
     names: list[str]
     colors: list[str]
 
@@ -111,7 +116,8 @@ class Found:
         names = [str(name) for name in result["feature"].values]
         colors = cluster_colors(len(centers))
         inertia = result["inertia_per_cluster"].values.astype(np.float64)
-        return cls(summary, centers, relative, spread, counts, inertia, names, colors)
+        sizes = result["sizes"].values if "sizes" in result else None
+        return cls(summary, centers, relative, spread, counts, inertia, sizes, names, colors)
 
     def largest_first(self, most: int) -> list[int]:
         """Return the clusters of the most weight, in the order of their numbers where all are asked for."""
@@ -198,23 +204,32 @@ def _swatch(color: str, i: int) -> str:
 
 
 def _cluster_table(found: Found) -> str:
-    """Show size, spread and character of each cluster."""
-    total = found.counts.sum() or 1.0
-    rows = []
-    for i in found.largest_first(MOST_ROWS):
-        count, share = found.counts[i], found.counts[i] / total
-        distance = np.sqrt(found.inertia[i] / count) if count else np.nan
-        bar = f'<span class="bar"><i style="width:{100 * share:.1f}%;background:{found.colors[i]}"></i></span>'
-        numbers = [_number(count), f"{share:.1%}{bar}", short(found.inertia[i]), short(distance)]
-        rows.append([_swatch(found.colors[i], i), *numbers, _text(_character(found, i))])
-    weighted = found.summary["config"]["input"].get("weights")
-    heads = ["", "weight" if weighted else "samples", "share", "inertia", "mean distance", "stands out by"]
+    """Show size, weight, spread and character of each cluster."""
+    weighted = bool(found.summary["config"]["input"].get("weights"))
+    heads = ["", *_size_heads(found, weighted), "share", "inertia", "mean distance", "stands out by"]
+    rows = [_cluster_row(found, i, weighted) for i in found.largest_first(MOST_ROWS)]
     note = f"<p>The {MOST_ROWS} largest of {found.n_clusters:,} clusters.</p>" if len(rows) < found.n_clusters else ""
     unit = (
-        "Mean distance: root mean square, to the center. "
+        f"{'Share: of the weight. ' if weighted else ''}Mean distance: root mean square, to the center. "
         f"Stands out by: the features farthest from the mean, in {found.spread}."
     )
     return f'<div class="clusters">{_table(heads, rows)}</div>{note}<p class=note>{unit}</p>'
+
+
+def _size_heads(found: Found, weighted: bool) -> list[str]:
+    """Say how clusters are counted: by samples, by weight, or both."""
+    if not weighted:
+        return ["samples"]
+    return ["weight"] if found.sizes is None else ["samples", "weight"]
+
+
+def _cluster_row(found: Found, i: int, weighted: bool) -> list[str]:
+    count, share = found.counts[i], found.counts[i] / (found.counts.sum() or 1.0)
+    sizes = [_number(count)] if not weighted or found.sizes is None else [f"{found.sizes[i]:,}", _number(count)]
+    distance = np.sqrt(found.inertia[i] / count) if count else np.nan
+    bar = f'<span class="bar"><i style="width:{100 * share:.1f}%;background:{found.colors[i]}"></i></span>'
+    numbers = [*sizes, f"{share:.1%}{bar}", short(found.inertia[i]), short(distance)]
+    return [_swatch(found.colors[i], i), *numbers, _text(_character(found, i))]
 
 
 def _character(found: Found, i: int) -> str:
@@ -237,10 +252,7 @@ def _center_sections(found: Found) -> list[str]:
         parts.append(f'<h3>Profiles</h3>{_legend(found)}<div class="charts">{profiles}</div>')
     if len(found.names) > MOST_COLUMNS and not maps:
         parts.append(_heat_map(found))
-    sections = [_section("Centers", "".join(parts))]
-    if found.n_clusters > 2 and len(found.names) > 1:
-        sections.append(_section("Seen from the side", _projection(found)))
-    return sections
+    return [_section("Centers", "".join(parts))]
 
 
 def _center_table(found: Found) -> str:
@@ -307,19 +319,20 @@ def _heat_map(found: Found) -> str:
     return f'<img class="heatmap" style="height:{height}px" src="{uri}" alt="heat map"><p class=note>{_text(note)}</p>'
 
 
-def _projection(found: Found) -> str:
-    """Draw the centers on the plane in which they differ most (principal components of the weighted centers)."""
+def _projection(found: Found, lie: Projection) -> str:
+    """Draw a sample and the centers on the plane in which the sample varies most."""
     shown = found.largest_first(MOST_BUBBLES)
-    weight = np.sqrt(found.counts / (found.counts.sum() or 1))[:, None]
-    _, singular, axes = np.linalg.svd(found.relative * weight, full_matrices=False)
-    axes = np.vstack([axes, np.zeros_like(axes)])[:2]
-    axes = axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)] + 1e-300)[:, None]
-    x, y = found.relative[shown] @ axes.T[:, 0], found.relative[shown] @ axes.T[:, 1]
-    explained = singular**2 / max(float((singular**2).sum()), 1e-300)
-    names = [f"component {i + 1} ({share:.0%})" for i, share in enumerate([*explained, 0.0][:2])]
-    chart = charts.bubble_chart(x, y, found.counts[shown], [found.colors[i] for i in shown], shown, *names)
-    renumbered = "" if shown == list(range(len(shown))) else f" The {len(shown)} largest clusters, by size."
-    note = f"The centers on the plane in which they differ most; areas are weights.{renumbered}"
+    rows, centers = np.array(lie.rows), np.array(lie.centers)[shown]
+    names = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(lie.explained)]
+    dots = [found.colors[label] for label in lie.labels]
+    colors = [found.colors[i] for i in shown]
+    chart = charts.scatter_chart(rows, dots, centers, colors, [str(i) for i in shown], *names)
+    largest = f" Numbers: the {len(shown)} largest clusters." if len(shown) < found.n_clusters else ""
+    note = (
+        f"{len(rows):,} samples, drawn uniformly, on the plane in which they vary most (principal components), in the "
+        f"colours of their clusters; numbers are at the centers.{largest} What overlaps here may lie apart in other "
+        "directions."
+    )
     return f"{chart}<p class=note>{note}</p>"
 
 
@@ -328,7 +341,8 @@ def _convergence(summary: Mapping[str, Any]) -> str:
     # Rounds of seeding have other numbers of centers, so that their inertia does not compare.
     known = [r for r in summary["passes"] if r["inertia"] is not None and not r["title"].startswith("k-means")]
     chart = ""
-    if len(known) > 1:
+    # Nor do the passes of several numbers of clusters.
+    if len(known) > 1 and not summary.get("sweep"):
         x, y = (np.array([report[key] for report in known], dtype=float) for key in ("number", "inertia"))
         chart = charts.line_chart([Line(x, y, "#0072B2", "inertia")], "pass", "inertia", whole_x=True)
     heads = ["pass", "what for", "inertia", "center shift\u00b2", "read", "time"]
@@ -344,20 +358,39 @@ def _sweep(summary: Mapping[str, Any]) -> list[str]:
     sweep = summary.get("sweep")
     if not sweep:
         return []
+    told = f"<p>{_text(str(sweep['reason']))}</p>"
+    drawn = "".join(f"<figure>{chart}</figure>" for chart in _score_charts(sweep))
+    note = (
+        "Dashed: the number that was taken. Where criteria differ, several numbers may serve: look at their maps too."
+    )
+    body = f'{told}<div class="charts">{drawn}</div><p class=note>{note}</p>{_score_table(sweep)}'
+    return [_section("How many clusters", body)]
+
+
+def _score_charts(sweep: Mapping[str, Any]) -> Iterator[str]:
+    """Draw the elbow, and the other scores against the number of clusters."""
     rows = sweep["table"]
     k = np.array([row["n_clusters"] for row in rows], dtype=np.float64)
-    names = [name for name in rows[0] if name != "n_clusters" and isinstance(rows[0][name], int | float | None)]
-    drawn = ""
-    for name in [name for name in names if name in DRAWN_SCORES]:
-        y = np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+    for name in DRAWN_SCORES:
+        y = np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
         if np.isfinite(y).sum() > 1:
-            chart = charts.line_chart([Line(k, y, "#0072B2", name)], "clusters", name.replace("_", " "), whole_x=True)
-            drawn += f"<figure>{chart}</figure>"
-    cells = [[str(row["n_clusters"]), *(_maybe(row[name]) for name in names)] for row in rows]
-    table = _table(["clusters", *(name.replace("_", " ") for name in names)], cells)
-    told = f"<p>{_text(str(sweep['reason']))}</p>" if sweep.get("reason") else ""
-    body = f'{told}<div class="charts">{drawn}</div><details><summary>All scores</summary>{table}</details>'
-    return [_section("How many clusters", body)]
+            line = Line(k, y, "#0072B2", name)
+            yield charts.line_chart([line], "clusters", _spaced(name), whole_x=True, mark=float(sweep["recommended"]))
+
+
+def _score_table(sweep: Mapping[str, Any]) -> str:
+    """List all scores, what was taken in bold."""
+    names = [name for name in sweep["table"][0] if any(row[name] is not None for row in sweep["table"])]
+    rows = []
+    for row in sweep["table"]:
+        cells = [_maybe(row[name]) for name in names]
+        taken = row["n_clusters"] == sweep["recommended"]
+        rows.append([f"<b>{cell}</b>" for cell in cells] if taken else cells)
+    return _table(["clusters" if name == "n_clusters" else _spaced(name) for name in names], rows)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _pass_row(report: Mapping[str, Any]) -> list[str]:
@@ -383,7 +416,9 @@ def _input(summary: Mapping[str, Any]) -> str:
 def _details(summary: Mapping[str, Any], config: str) -> str:
     cluster = summary["config"].get("cluster", {})
     lines = {
+        "finished": str(summary.get("finished", "")),
         "cluster": _words(cluster.get("type", "")),
+        "machine of the driver": str(summary.get("host", "")),
         "time": _duration(summary["elapsed_s"]),
         "bytes read": format_bytes(summary["bytes_read"]),
         "memory budget": format_bytes(summary["budget_bytes"]),
@@ -431,7 +466,10 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _maybe(value: float | None) -> str:
+def _maybe(value: float | bool | None) -> str:
+    """Return a number, yes or no, or nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else short(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import time
 import warnings
 from collections.abc import Sequence
@@ -281,6 +282,8 @@ def _summary(job: Job, fitted: Fitted, scanner: Scanner, elapsed_s: float) -> di
         "converged": fitted.converged,
         "bytes_read": scanner.n_bytes,
         "elapsed_s": elapsed_s,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "host": socket.gethostname(),
         "budget_bytes": job.budget.total_bytes,
         "peak_worker_bytes": scanner.peak_rss_bytes,
         "passes": [asdict(report) for report in scanner.history],

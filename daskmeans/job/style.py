@@ -47,10 +47,22 @@ summary { cursor: pointer; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .82rem; }
 @media print {
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  body { font-size: 10.5pt; }
-  section, figure, tr { break-inside: avoid; }
+  body { font-size: 10pt; }
+  main { max-width: none; padding: 0; }
+  section { margin: 1rem 0; }
+  h2, h3 { break-after: avoid; }
+  figure, tr, .facts { break-inside: avoid; }
+  .wide { overflow: visible; }
+  table { font-size: 7.5pt; max-width: 100%; }
+  .heat td, .heat th { padding: .15rem .25rem; white-space: normal; }
+  .facts { grid-template-columns: repeat(7, 1fr); }
+  .charts, .choice { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem 1rem; }
+  .choice figure[hidden] { display: block; }
+  .choice figure:only-of-type { grid-column: 1 / -1; }
+  .choice img.map { max-height: 20cm; }
   label { display: none; }
-  pre { white-space: pre-wrap; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  details::details-content { content-visibility: visible; block-size: auto; }
 }
 """
 
