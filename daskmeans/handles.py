@@ -397,9 +397,9 @@ def _open_group(group: zarr.Group, names: tuple[str, ...] | None, label: str) ->
     """Open the arrays of a group that have named dimensions, with xarray."""
     # As xarray does: Zarr v2 has no other place for a missing value than its fill value.
     is_v2 = group.metadata.zarr_format == 2
-    arrays = _NamedArrays(group, mode="r", use_zarr_fill_value_as_mask=is_v2)
-    arrays.names = names
     try:
+        arrays = _NamedArrays(group, mode="r", use_zarr_fill_value_as_mask=is_v2)
+        arrays.names = names
         return patiently(lambda: xr.open_dataset(arrays, chunks=None, cache=False, decode_timedelta=False), label)
     except Exception as error:
         raise DataError(f"{label} cannot be opened by xarray: {type(error).__name__}: {error}") from error

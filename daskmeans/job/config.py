@@ -70,7 +70,11 @@ class InputConfig(Section):
         description="What NaN or infinity in a sample does: stop with an error, or drop the "
         "sample, whose label is then -1.",
     )
-
+    missing_chunks: Literal["warn", "error", "fill"] = Field(
+        default="warn",
+        description="What a chunk that is not in the store does: a warning, an error, or nothing (`fill`). Zarr reads "
+        "it as the array's fill value, often 0 or NaN, which may be meant, or be the mark of a copy that broke off.",
+    )
     level: Level | None = Field(
         default=None,
         description="Resolution of an OME-Zarr image, 0 for the finest. Default: 0. Its variable is `image`; its "

@@ -133,6 +133,7 @@ def identity_of(config: JobConfig, opened: OpenedStore) -> Identity:
             labels.update(repr((name, values.dims, values.dtype.str)).encode())
             labels.update(values.values.tobytes() if values.dtype != object else repr(values.values.tolist()).encode())
     sections = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    del sections["input"]["missing_chunks"]
     store = sections["input"]["store"]
     sections["input"]["store"] = store if "://" in store else os.path.realpath(local_path(store))
     data = {

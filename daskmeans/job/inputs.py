@@ -33,7 +33,7 @@ def budget_of(config: JobConfig, workers: Workers) -> Budget:
 
 def open_input(config: InputConfig, budget: Budget) -> OpenedStore:
     """Open the input; the words of the configuration are those of `open_samples`."""
-    arguments = config.model_dump(exclude={"store"})
+    arguments = config.model_dump(exclude={"store", "missing_chunks"})
     return open_samples(config.store, budget=budget, **arguments)
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from daskmeans.blocking import RepeatedReadsWarning
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.job import results
+from daskmeans.job.chunks import check_chunks
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
 from daskmeans.job.config import ClusterConfig, JobConfig
 from daskmeans.job.configfile import load_config
@@ -72,6 +73,7 @@ def predict_job(
     check_reach(place, OUTPUT_KEY, config.cluster.type)
     workers = describe_workers(config.cluster)
     opened = open_input(new_input, budget_of(config, workers))
+    check_chunks(opened, new_input)
     cluster = config.cluster
     if cluster.type == "threads":
         opened, cluster = _frugal(opened, workers, cluster)

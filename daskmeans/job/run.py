@@ -20,6 +20,7 @@ from daskmeans.errors import ConfigError, DataError
 from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted
 from daskmeans.job import results
 from daskmeans.job.choice import fit_one_or_choose, most_clusters, summary_of, write_table
+from daskmeans.job.chunks import check_chunks
 from daskmeans.job.cluster import (
     Workers,
     all_paused,
@@ -74,6 +75,7 @@ def validate_job(config: JobConfig, console: Console) -> None:
     """Check the configuration and the store's metadata, and print what was found."""
     job = _prepare(config)
     opened = job.opened
+    check_chunks(opened, config.input)
     sizes = (f"{dim}={size}" for dim, size in zip(opened.sample_dims, opened.shape, strict=True))
     lines = [
         ("store", opened.label),
@@ -136,6 +138,7 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
         run = stack.enter_context(going_on(place.folder, resume))
         noted = stack.enter_context(noted_warnings())
         job = _prepare(run.resolved(config))
+        check_chunks(job.opened, config.input)
         identity = identity_of(job.config, job.opened)
         run.check(identity)
         job.plan.check()
