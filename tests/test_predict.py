@@ -17,10 +17,14 @@ from rich.console import Console
 from sklearn.metrics.pairwise import euclidean_distances
 
 from daskmeans.errors import ConfigError
+from daskmeans.job import predict
+from daskmeans.job.cluster import Workers
+from daskmeans.job.config import ClusterConfig
 from daskmeans.job.configfile import load_config
 from daskmeans.job.predict import predict_job
 from daskmeans.job.run import run_job
 from daskmeans.labelled import rank_rows
+from daskmeans.stores import open_samples
 
 REPOSITORY = Path(__file__).parents[1]
 CUT = REPOSITORY / "tests" / "data" / "eraint_cut.zarr"
@@ -147,3 +151,22 @@ def test_a_killed_predict_leaves_no_labels_and_can_be_run_again():
     labels = xr.open_zarr("new.zarr")["labels"].load()
     xr.testing.assert_equal(labels, xr.open_zarr(folder / "result.zarr")["labels"].load())
     assert labels.encoding["chunks"] == zarr.open_array("out/result.zarr/labels", mode="r").chunks
+
+
+def test_on_threads_blocks_are_small_and_few_at_once(rng, monkeypatch):
+    monkeypatch.setattr(predict, "IN_FLIGHT_BYTES", 64_000)
+    threads = ClusterConfig()
+    for chunk, n_at_once in ((50, 4), (2000, 2), (10_000, 1)):
+        zarr.create_array(f"{chunk}.zarr", data=rng.normal(size=(20_000, 1)), chunks=(chunk, 1))
+        opened, cluster = predict._frugal(open_samples(f"{chunk}.zarr"), Workers(1, 4, 2**30), threads)
+        assert opened.samples.block_bytes <= max(8000, 8 * chunk)
+        assert cluster.options == {"num_workers": n_at_once}
+        asked = ClusterConfig(options={"num_workers": 4})
+        assert predict._frugal(opened, Workers(1, 4, 2**30), asked)[1] is asked
+
+
+def test_predicting_does_without_what_fits_models():
+    code = "import sys, daskmeans.job.predict; print('sklearn' in sys.modules, 'matplotlib' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ import xarray as xr
 import zarr
 from rich.console import Console
 
+from daskmeans.blocking import RepeatedReadsWarning
 from daskmeans.job import charts, views
 from daskmeans.job.configfile import load_config
+from daskmeans.job.notes import Projection
 from daskmeans.job.report import MOST_ROWS
 from daskmeans.job.run import run_job
 
@@ -133,9 +136,71 @@ def test_what_was_dropped_is_said_and_results_without_labels_have_a_page():
 
 
 def test_numbers_of_clusters_that_were_tried_are_compared():
-    page = (run("model.n_clusters=[2, 3, 4]") / "report.html").read_text()
+    folder = run("model.n_clusters=[2, 3, 4]")
+    page = (folder / "report.html").read_text()
+    sweep = json.loads((folder / "summary.json").read_text())["sweep"]
     assert "How many clusters" in page
-    assert 'aria-label="inertia against clusters"' in page
+    assert sweep["reason"] in page
+    elbow = page.split('aria-label="inertia against clusters"')[1].split("</svg>")[0]
+    mark = float(re.search(r'd="M([\d.]+) [^"]*" [^>]*stroke-dasharray', elbow)[1])
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', elbow)]
+    assert mark == dots[[2, 3, 4].index(sweep["recommended"])]
+    for row in sweep["table"]:
+        cell = str(row["n_clusters"])
+        cell = f"<b>{cell}</b>" if row["n_clusters"] == sweep["recommended"] else cell
+        assert f"<tr><td>{cell}</td>" in page
+
+
+def test_sizes_are_told_beside_weights():
+    folder = run("input.weights=cos_latitude")
+    result = xr.open_zarr(folder / "result.zarr").load()
+    np.testing.assert_array_equal(result["sizes"], np.bincount(result["labels"].values.ravel()))
+    page = (folder / "report.html").read_text()
+    assert "<th>samples</th><th>weight</th>" in page
+    for size in result["sizes"].values:
+        assert f"<td>{size:,}</td>" in page
+    assert "<th>weight</th>" not in (run("output.path=plain") / "report.html").read_text()
+
+
+def test_what_was_warned_of_is_told(rng):
+    for name, chunk in (("a", 10), ("b", 7)):
+        part = xr.Dataset({name: ("t", rng.normal(size=700))})
+        part.to_zarr("uneven.zarr", mode="a", consolidated=False, encoding={name: {"chunks": (chunk,)}})
+    words = ["input={store: uneven.zarr, variables: [a, b], sample_dims: [t]}", "model.memory_budget=20kB"]
+    with pytest.warns(RepeatedReadsWarning):
+        folder = run(*words)
+    assert re.search(
+        r"<h2>Mind</h2>.*reads the chunks of &#x27;b&#x27; 1\.\d+ times", (folder / "report.html").read_text()
+    )
+    assert json.loads((run("output.path=quiet") / "summary.json").read_text())["warnings"] == []
+
+
+@pytest.mark.parametrize("shape", [(50, 7), (7, 50), (2, 2), (30, 2)])
+def test_a_sample_is_projected_on_the_plane_in_which_it_varies_most(rng, shape):
+    X = rng.normal(size=shape) * np.arange(1, shape[1] + 1) + 100
+    centers = X[:2] + 0.1
+    found = Projection.of(X, centers, None)
+    _, singular, axes = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)
+    explained = singular**2 / (singular**2).sum()
+    np.testing.assert_allclose(found.explained, explained[:2], atol=1e-9)
+    for places, rows in ((found.rows, X), (found.centers, centers)):
+        expected = (rows - X.mean(axis=0)) @ axes[:2].T * (explained[:2] > 1e-9)
+        np.testing.assert_allclose(np.abs(places), np.abs(expected), rtol=2e-3, atol=1e-2)
+    distances = np.linalg.norm(X[:, None] - centers, axis=2)
+    np.testing.assert_array_equal(found.labels, distances.argmin(axis=1))
+
+
+def test_the_projection_is_of_the_rows_as_they_were_compared():
+    folder = run()
+    lie = Projection.read(folder)
+    assert len(lie.rows) == len(lie.labels) == 1000
+    result = xr.open_zarr(folder / "result.zarr").load()
+    share = np.bincount(lie.labels) / 1000
+    np.testing.assert_allclose(share, result["sizes"] / result["sizes"].sum(), atol=0.06)
+    assert np.abs(lie.rows).max() < 20  # in standard deviations, not in metres
+    page = (folder / "report.html").read_text()
+    assert "How the samples lie" in page
+    assert page.count("h0M") > 900
 
 
 def test_names_are_text_not_markup():

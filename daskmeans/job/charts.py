@@ -28,7 +28,7 @@ DIVERGING = ("#08519C", "#4292C6", "#9ECAE1", "#FFFFFF", "#FDBE85", "#E6550D", "
 GONE = "#E4E4E4"
 
 WIDTH, HEIGHT = 480, 280
-LEFT, RIGHT, TOP, BOTTOM = 78, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 86, 14, 12, 40
 
 
 def cluster_colors(n: int) -> list[str]:

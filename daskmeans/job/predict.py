@@ -110,15 +110,15 @@ def _frugal(opened: OpenedStore, workers: Workers, cluster: ClusterConfig) -> tu
 
 
 def _in_small_blocks(opened: OpenedStore, block_bytes: int) -> OpenedStore:
-    """Return the same samples in blocks of so many bytes, or of one chunk, unless chunks would be read repeatedly."""
-    if opened.samples.block_bytes <= block_bytes:
-        return opened
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RepeatedReadsWarning)
-            return opened.within(Budget(SHARES * block_bytes))
-    except (ConfigError, RepeatedReadsWarning):
-        return opened
+    """Return the same samples in blocks of so many bytes, or as few more as chunks, each read once, take."""
+    while block_bytes < opened.samples.block_bytes:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", RepeatedReadsWarning)
+                return opened.within(Budget(SHARES * block_bytes))
+        except (ConfigError, RepeatedReadsWarning):
+            block_bytes *= 2
+    return opened
 
 
 def _check_features(found: Sequence[str], expected: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ pre { overflow-x: auto; background: #f5f5f5; padding: .7rem; font-size: .82rem; 
   h2, h3 { break-after: avoid; }
   figure, tr, .facts { break-inside: avoid; }
   .wide { overflow: visible; }
-  table { font-size: 7.5pt; max-width: 100%; }
+  table { font-size: 7.5pt; max-width: 100%; break-inside: avoid; }
   .heat td, .heat th { padding: .15rem .25rem; white-space: normal; }
   .facts { grid-template-columns: repeat(7, 1fr); }
   .charts, .choice { display: grid; grid-template-columns: 1fr 1fr; gap: .4rem 1rem; }
