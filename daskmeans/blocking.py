@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from daskmeans.memory import (
 from daskmeans.samples import Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import xarray as xr
 
@@ -78,10 +79,13 @@ def plan_grid(source: GriddedSource, budget: Budget | None) -> tuple[Grid, tuple
     row_bytes = source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
     stored = _choose_edges(source, axes, block_bytes // row_bytes)
     edges = [axis.clip(edge) for axis, edge in zip(axes, stored, strict=True)]
+    pieces = _pieces(source)
+    if budget is not None and max(pieces.values()) > 1:
+        edges = _cut_to_fit(edges, axes, _room(budget) // _read_bytes(source))
     _check_fits(source, edges, axes, budget)
     bounds = plan_bounds_at(shape, edges, row_bytes, block_bytes)
-    _warn_of_repeated_reads(source, axes, bounds)
-    return Grid(bounds), _label_chunks(source, axes, bounds)
+    repeated = _warn_of_repeated_reads(source, axes, bounds, pieces)
+    return Grid(bounds), _label_chunks(source, axes, bounds, cut=repeated and max(pieces.values()) > 1)
 
 
 def _axes(source: GriddedSource) -> list[Axis]:
@@ -132,16 +136,60 @@ def _cells(stored: Sequence[Edges], axes: Sequence[Axis]) -> int:
     return math.prod(longest_gap(axis.clip(edges), axis.size) for axis, edges in zip(axes, stored, strict=True))
 
 
-def _label_chunks(source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def _pieces(source: GriddedSource) -> dict[str, int]:
+    """Return into how many pieces the stored chunks of each variable cut a row."""
+    variables = source.handle.dataset().variables
+    found = {}
+    for field in source.fields:
+        edges = {dim: stored_edges(variables[field.name], dim, shards=False) for dim in field.dims}
+        parts = {dim: source.window[dim] for dim in field.dims}
+        found[field.name] = math.prod(
+            1 + len(clip_edges(edges[dim], part.start, part.stop))
+            for dim, part in parts.items()
+            if isinstance(part, slice)
+        )
+    in_memory = [name for name in found if variables[name]._in_memory]
+    return found | dict.fromkeys(in_memory, 1)
+
+
+def _cut_to_fit(edges: Sequence[Edges], axes: Sequence[Axis], room: int) -> list[Edges]:
+    """Return edges within chunks too, where a chunk's rows with all their features are more than `room`.
+
+    Chunks that cut features hold many rows of few features: all chunks side by side may be much. Cutting their rows
+    reads each as often as it is cut, but works.
+    """
+    fitting = list(edges)
+    lengths = [longest_gap(edge, axis.size) for edge, axis in zip(edges, axes, strict=True)]
+    for i, axis in enumerate(axes):
+        rows = math.prod(lengths)
+        if rows <= room:
+            break
+        # In equal parts, as far as possible, so that labels have equal chunks.
+        n_parts = min(lengths[i], -(-rows // max(1, room)))
+        lengths[i] = -(-lengths[i] // n_parts)
+        fitting[i] = _subdivide(fitting[i], axis.size, lengths[i])
+    return fitting
+
+
+def _subdivide(edges: Edges, size: int, length: int) -> Edges:
+    """Return more edges, so that no gap is longer than `length`."""
+    points = [0, *edges, size]
+    return tuple(edge for a, b in itertools.pairwise(points) for edge in range(a, b, length) if edge)
+
+
+def _label_chunks(
+    source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]], *, cut: bool
+) -> tuple[int, ...]:
     """Return the chunk lengths of labels: the stored ones, or the blocks' where those are no use.
 
-    Data in memory have none, and labels are so small that very many chunks of them are a burden.
+    Data in memory have none, `cut` ones are longer than blocks, and labels are so small that very many chunks of them
+    are a burden.
     """
     stored = [min(longest_gap(_coarsest(source, axis), axis.stored_size), axis.size) for axis in axes]
     blocks = [longest_gap(bound[1:-1], axis.size) for axis, bound in zip(axes, bounds, strict=True)]
     in_memory = all(v._in_memory for v in _chunked_variables(source).values())
     n_chunks = math.prod(math.ceil(axis.size / n) for axis, n in zip(axes, stored, strict=True))
-    return tuple(blocks if in_memory or n_chunks > MANY_LABEL_CHUNKS else stored)
+    return tuple(blocks if in_memory or cut or n_chunks > MANY_LABEL_CHUNKS else stored)
 
 
 def _check_not_empty(source: GriddedSource, axes: Sequence[Axis]) -> None:
@@ -151,14 +199,22 @@ def _check_not_empty(source: GriddedSource, axes: Sequence[Axis]) -> None:
         raise DataError(f"{source.handle.label} holds no samples: {what}")
 
 
+def _read_bytes(source: GriddedSource) -> int:
+    """Return what a row takes while it is read, with a copy."""
+    return 2 * source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
+
+
+def _room(budget: Budget) -> int:
+    """Return the bytes for blocks that are worked on."""
+    return budget.total_bytes - budget.kept_bytes
+
+
 def _check_fits(source: GriddedSource, edges: Sequence[Edges], axes: Sequence[Axis], budget: Budget | None) -> None:
     """Raise where the smallest block and its copies need more than the budget leaves for blocks."""
     if budget is None:
         return
     lengths = [longest_gap(edge, axis.size) for edge, axis in zip(edges, axes, strict=True)]
-    row_bytes = 2 * source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
-    needed = math.prod(lengths) * row_bytes
-    room = budget.total_bytes - budget.kept_bytes
+    needed, room = math.prod(lengths) * _read_bytes(source), _room(budget)
     if needed > room:
         enough = 1.02 * needed * budget.total_bytes / room
         shape = ", ".join(f"{axis.dim}: {n}" for axis, n in zip(axes, lengths, strict=True))
@@ -171,17 +227,27 @@ def _check_fits(source: GriddedSource, edges: Sequence[Edges], axes: Sequence[Ax
         )
 
 
-def _warn_of_repeated_reads(source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]]) -> None:
-    """Warn where a pass reads chunks of a variable more than once, and say how often."""
+def _warn_of_repeated_reads(
+    source: GriddedSource, axes: Sequence[Axis], bounds: Sequence[tuple[int, ...]], pieces: Mapping[str, int]
+) -> bool:
+    """Warn where a pass reads chunks of a variable more than once, and say how often; return whether it does."""
+    repeated = False
     for name, variable in _chunked_variables(source).items():
         stored = [stored_edges(variable, axis.dim, shards=False) for axis in axes]
         edges = [axis.clip(edge) for axis, edge in zip(axes, stored, strict=True)]
         reads = reads_of_each_chunk(bounds, edges, [axis.size for axis in axes])
         if reads > 1:
+            repeated = True
+            why, remedy = "variables have different chunks, and a block that holds whole chunks of all", "equal chunks"
+            if pieces.get(name, 1) > 1:
+                why = (
+                    f"chunks of {name!r} cut the features into {pieces[name]}, and a block of all of them side by side"
+                )
+                remedy = "chunks that hold all features of fewer samples"
             warnings.warn(
-                f"{source.handle.label}: variables have different chunks, and a block that holds "
-                f"whole chunks of all would not fit the budget: each pass reads the chunks of "
-                f"{name!r} {reads:.2f} times. A larger memory_budget, or equal chunks, avoids it",
+                f"{source.handle.label}: {why} would not fit the budget: each pass reads the chunks of "
+                f"{name!r} {reads:.2f} times. A larger memory_budget, or {remedy}, avoids it",
                 RepeatedReadsWarning,
                 stacklevel=5,
             )
+    return repeated

@@ -7,10 +7,11 @@ last axis block by block, never globally. Must not know how blocks were planned.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -20,7 +21,7 @@ from daskmeans.memory import Edges, chunk_edges
 from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from daskmeans.samples import Region
 
     Ranges = Mapping[str, slice | int]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ class GridMask:
     def kept(self, region: Region) -> npt.NDArray[np.bool_]:
         """Read the region's part of the mask, (n_cells,)."""
         ranges, dims = self.source.ranges(region), self.source.sample_dims
-        values = NamedWeight(self.mask.name, cosine=False).read(self.source.handle.dataset(), ranges, dims)
-        return self.mask.counts(values)
+        reader = NamedWeight(self.mask.name, cosine=False)
+        read = functools.partial(reader.read, self.source.handle.dataset(), ranges, dims)
+        return self.mask.counts(self.source.naming_damage(region, [self.mask.name], read))
 
     def no_rows(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return no rows, and no weights if there are weights."""
@@ -185,14 +189,26 @@ class GriddedSource:
         ------
         DataError : a chunk is damaged or cannot be read. It is named.
         """
+        names = [field.name for field in self.fields]
+        if isinstance(self.weight, NamedWeight):
+            names.append(self.weight.name)
+        cells, weight = self.naming_damage(region, names, lambda: self._read(region))
+        return cells if self.columns is None else cells[:, self.columns], weight
+
+    def naming_damage(self, region: Region, names: Sequence[str], read: Callable[[], T]) -> T:
+        """Return what `read` returns; where it fails, raise an error that names the bad chunk of one of the variables.
+
+        Raises
+        ------
+        DataError : a chunk is damaged or cannot be read.
+        """
         try:
-            cells, weight = self._read(region)
+            return read()
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         # Codecs raise what they like, also exceptions that do not derive from Exception.
         except BaseException as error:
-            raise self._find_damage(region, error) from error
-        return cells if self.columns is None else cells[:, self.columns], weight
+            raise self._find_damage(region, names, error) from error
 
     def describe(self, region: Region) -> str:
         """Name the coordinates of the region's first and last cells."""
@@ -244,13 +260,10 @@ class GriddedSource:
         ends = [i if line is None else format_value(line[i].values) for i in _ends(part)]
         return f"{dim}={' to '.join(map(str, ends))}"
 
-    def _find_damage(self, region: Region, error: BaseException) -> DataError:
+    def _find_damage(self, region: Region, names: Sequence[str], error: BaseException) -> DataError:
         """Read the region's chunks one by one, and return an error that names the first bad one."""
         ranges = self.ranges(region)
         dataset = self.handle.dataset()
-        names = [field.name for field in self.fields]
-        if isinstance(self.weight, NamedWeight):
-            names.append(self.weight.name)
         for name in names:
             variable = dataset.variables[name]
             if variable._in_memory:
@@ -345,6 +358,8 @@ def format_value(value: Any) -> str:
     ('2006-04-16', '0.1')
     """
     value = np.asarray(value)[()]
+    if isinstance(value, tuple):
+        return f"({', '.join(map(format_value, value))})"
     if isinstance(value, np.datetime64):
         return str(np.datetime_as_string(value, unit="auto"))
     return str(value)

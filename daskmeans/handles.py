@@ -9,6 +9,7 @@ Must not know what samples are.
 from __future__ import annotations
 
 import uuid
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +52,9 @@ class Handle(Protocol):
     def bare_arrays(self) -> tuple[str, ...]:
         """Return the names of the arrays whose dimensions have no names."""
 
+    def groups(self) -> tuple[str, ...]:
+        """Return the names of the groups within."""
+
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return where one stored chunk of a variable lies: a file or the key of an object."""
 
@@ -77,12 +81,18 @@ class DatasetHandle:
 
     def only(self, names: Sequence[str]) -> DatasetHandle:
         """Return a handle on these variables alone."""
-        others = [name for name in self.given.variables if name not in names]
-        return replace(self, given=self.given.drop_vars(others))
+        indexes = self.given.xindexes
+        # The levels of an index over several coordinates go together.
+        kept = {*names, *(level for name in names if name in indexes for level in indexes.get_all_coords(name))}
+        return replace(self, given=self.given.drop_vars([name for name in self.given.variables if name not in kept]))
 
     def bare_arrays(self) -> tuple[str, ...]:
         """Return the names of the arrays whose dimensions have no names."""
         return () if self.node is None else _bare_arrays(self.node)
+
+    def groups(self) -> tuple[str, ...]:
+        """Return the names of the groups within."""
+        return _groups(self.node)
 
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the key, or number the chunk where the store is not known."""
@@ -142,6 +152,10 @@ class StoreHandle:
         """Return the names of the arrays whose dimensions have no names."""
         return () if self.level is not None else _bare_arrays(_node_at(self.location))
 
+    def groups(self) -> tuple[str, ...]:
+        """Return the names of the groups within."""
+        return _groups(_node_at(self.location))
+
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the path of the chunk's file or object."""
         node = _node_at(self.location)
@@ -177,6 +191,10 @@ class NpyHandle:
 
     def bare_arrays(self) -> tuple[str, ...]:
         """Return none: the array is found in any case."""
+        return ()
+
+    def groups(self) -> tuple[str, ...]:
+        """Return none."""
         return ()
 
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
@@ -312,6 +330,11 @@ def _bare_arrays(node: Node) -> tuple[str, ...]:
     return tuple(sorted(name for name, array in node.arrays() if dimension_names(array) is None))
 
 
+def _groups(node: Node | None) -> tuple[str, ...]:
+    """Return the names of the groups within a group."""
+    return tuple(sorted(node.group_keys())) if isinstance(node, zarr.Group) else ()
+
+
 def dimension_names(array: Array) -> tuple[str, ...] | None:
     """Return the names of the dimensions of a stored array, or None where it has none."""
     if array.metadata.zarr_format == 2:
@@ -400,9 +423,22 @@ def _open_group(group: zarr.Group, names: tuple[str, ...] | None, label: str) ->
     try:
         arrays = _NamedArrays(group, mode="r", use_zarr_fill_value_as_mask=is_v2)
         arrays.names = names
-        return patiently(lambda: xr.open_dataset(arrays, chunks=None, cache=False, decode_timedelta=False), label)
+        return patiently(lambda: _open_decoded(arrays, label), label)
     except Exception as error:
         raise DataError(f"{label} cannot be opened by xarray: {type(error).__name__}: {error}") from error
+
+
+def _open_decoded(arrays: ZarrStore, label: str) -> xr.Dataset:
+    """Open arrays with xarray; times that it cannot decode stay the numbers that they are stored as."""
+    options: dict[str, Any] = {"chunks": None, "cache": False, "decode_timedelta": False}
+    try:
+        return xr.open_dataset(arrays, **options)
+    except ValueError as error:
+        if "unable to decode time" not in str(error):
+            raise
+        dataset = xr.open_dataset(arrays, decode_times=False, **options)
+        warnings.warn(f"{label}: times are left as the numbers that are stored: {error}", stacklevel=2)
+        return dataset
 
 
 def _chunk_key(node: Node, name: str, index: Sequence[int]) -> str:

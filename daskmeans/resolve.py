@@ -50,11 +50,10 @@ def resolve_variables(
     names = tuple(variables or ()) or ((array,) if array is not None else tuple(default))
     dataset = handle.dataset()
     if not names:
-        raise ConfigError(
-            f"{handle.label} is a group: name the array (array) or the variables (variables) to "
-            f"cluster; there is: {_listing(sorted([*dataset.data_vars, *handle.bare_arrays()]))}"
-        )
+        raise ConfigError(_what_there_is(handle))
     for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"variables: {name!r} is named twice")
         if name in handle.bare_arrays() and name not in dataset.variables:
             raise ConfigError(
                 f"{handle.label}: the dimensions of {name!r} have no names, so it cannot be one of "
@@ -63,6 +62,18 @@ def resolve_variables(
         _check_there(name, dataset.variables, f"{handle.label} has no variable", dataset.data_vars)
         check_numbers(handle.label, name, dataset.variables[name])
     return names
+
+
+def _what_there_is(handle: Handle) -> str:
+    """Say what could be named in a group."""
+    arrays = sorted([*map(str, handle.dataset().data_vars), *handle.bare_arrays()])
+    if arrays:
+        return (
+            f"{handle.label} is a group: name the array (array) or the variables (variables) to "
+            f"cluster; there is: {_listing(arrays)}"
+        )
+    groups = [f"{handle.label}/{name}" for name in handle.groups()]
+    return f"{handle.label} holds no arrays" + (f"; open a group in it: {_listing(groups)}" if groups else "")
 
 
 def check_numbers(label: str, name: str, variable: xr.Variable) -> None:
@@ -186,9 +197,7 @@ def _fill_dims(
     open_dims = [dim for dim in known if isinstance(window[dim], slice)]
     if sample_dims is not None:
         rest = [dim for dim in open_dims if dim not in sample_dims]
-        is_matrix = len(variables) == 1 and len(sample_dims) == 1 and len(rest) == 1
-        features = feature_dims if feature_dims is not None else rest if is_matrix else ()
-        return Dims(tuple(sample_dims), tuple(features))
+        return Dims(tuple(sample_dims), tuple(rest if feature_dims is None else feature_dims))
     if feature_dims is not None:
         samples = [dim for dim in open_dims if dim not in feature_dims]
         return Dims(tuple(samples), tuple(feature_dims))
@@ -248,11 +257,11 @@ def resolve_weight(handle: Handle, weights: str | None, dims: Dims, window: Wind
     dataset = handle.dataset()
     name = weights
     if weights == COS_LATITUDE:
-        name = next((name for name in LATITUDE_NAMES if name in dataset.variables), "")
+        name = _latitude(dataset)
         if not name:
             raise ConfigError(
-                f"weights: {COS_LATITUDE} needs a coordinate named {' or '.join(LATITUDE_NAMES)}; "
-                f"{handle.label} has: {_listing(dataset.coords) or 'none'}. Rename it, or name a "
+                f"weights: {COS_LATITUDE} needs a coordinate named {' or '.join(LATITUDE_NAMES)}, or of this "
+                f"standard_name; {handle.label} has: {_listing(dataset.coords) or 'none'}. Rename it, or name a "
                 "variable that holds the weights"
             )
     known = [COS_LATITUDE, *dataset.variables]
@@ -266,6 +275,14 @@ def resolve_weight(handle: Handle, weights: str | None, dims: Dims, window: Wind
             f"whose dimensions are {_listing(dims.samples)}"
         )
     return NamedWeight(name, cosine=weights == COS_LATITUDE)
+
+
+def _latitude(dataset: xr.Dataset) -> str:
+    """Return the variable that holds latitudes: by its name, or by what the CF conventions ask for; else nothing."""
+    names = [str(name) for name in dataset.variables]
+    by_name = [name for latitude in LATITUDE_NAMES for name in names if name.lower() == latitude]
+    by_standard = [name for name in names if dataset.variables[name].attrs.get("standard_name") == "latitude"]
+    return next(iter([*by_name, *by_standard]), "")
 
 
 def resolve_mask(handle: Handle, mask: str | None, dims: Dims, window: Window) -> NamedMask | None:

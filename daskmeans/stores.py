@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from daskmeans.blocking import plan_grid
-from daskmeans.errors import ConfigError
+from daskmeans.errors import ConfigError, DataError
 from daskmeans.gridded import (
     Field,
     GivenWeight,
@@ -191,13 +191,15 @@ def open_samples(
     variables : the variables to stack as features, each over all of `sample_dims`. By default all
         of a Dataset or DataArray.
     sample_dims : dimensions that make the samples; a cell of their grid is one sample. By default
-        the first dimension of a 2-D array, or all that are not in `feature_dims`.
-    feature_dims : dimensions that make the features. A variable may lack some of them.
+        all that are not in `feature_dims`; the first one of a 2-D array.
+    feature_dims : dimensions that make the features, by default all that are not in `sample_dims`. A variable may lack
+        some of them.
     select : for a dimension, a coordinate value or a range ``[start, stop]``, both included, in
         either order, ``None`` for an open end. By position where there are no coordinates. A
         dimension that is given one value is dropped, unless it is named among the sample or
         feature dimensions: then it stays, with length 1.
-    weights : ``"cos_latitude"``, or a variable over some or all sample dimensions.
+    weights : ``"cos_latitude"``, where a variable is named lat or latitude, or has this standard_name; or a variable
+        over some or all sample dimensions.
     mask : a variable over some or all sample dimensions: samples where it is 0 or NaN are dropped, and their values
         are not looked at. Or over feature dimensions: such features are left out. ``~`` before the name turns it
         round.
@@ -295,7 +297,7 @@ def _open(
         columns=columns,
     )
     grid, label_chunks = plan_grid(source, budget)
-    coords = _coords(dataset, window)
+    coords = _coords(handle, window)
     feature_names = _feature_names(fields, coords, window)
     samples = Samples(
         Loader(source, grid, missing, mask=GridMask(source, mask) if mask is not None and hides_samples else None),
@@ -331,7 +333,7 @@ def _is_along(variable: xr.Variable, dims: Sequence[str]) -> bool:
 
 def _kept_columns(handle: Handle, fields: Sequence[Field], mask: NamedMask, window: Window) -> npt.NDArray[np.intp]:
     """Return the columns that a mask over feature dimensions leaves; a variable that lacks one of these keeps all."""
-    part = read_variable(handle.dataset().variables[mask.name], window)
+    part = _read_whole(handle, mask.name, window)
     keep: list[npt.NDArray[np.bool_]] = []
     for field in fields:
         if not set(part.dims) <= set(field.dims):
@@ -344,6 +346,14 @@ def _kept_columns(handle: Handle, fields: Sequence[Field], mask: NamedMask, wind
     if not len(columns):
         raise ConfigError(f"mask: {mask} leaves no feature")
     return columns
+
+
+def _read_whole(handle: Handle, name: str, window: Window) -> xr.Variable:
+    """Read what was selected of a variable that is small."""
+    try:
+        return read_variable(handle.dataset().variables[name], window)
+    except Exception as error:
+        raise DataError(f"{handle.label}: {name!r} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _empty(sizes: Mapping[str, int]) -> xr.DataArray:
@@ -360,14 +370,20 @@ def _needed(
     return (*names, *([weight.name] if isinstance(weight, NamedWeight) else ()), *masks, *places)
 
 
-def _coords(dataset: xr.Dataset, window: Window) -> dict[str, xr.DataArray]:
+def _coords(handle: Handle, window: Window) -> dict[str, xr.DataArray]:
     """Return the coordinates of what was selected, in memory, without how they were stored."""
-    selected = dataset.coords.to_dataset().isel(window, missing_dims="ignore")
-    return {
-        str(name): patiently(coord.load, f"reading coordinate {name}").drop_encoding().reset_coords(drop=True)
-        for name, coord in selected.coords.items()
-        if coord.nbytes <= COORDINATE_BYTES
-    }
+    selected = handle.dataset().coords.to_dataset().isel(window, missing_dims="ignore")
+    small = {str(name): coord for name, coord in selected.coords.items() if coord.nbytes <= COORDINATE_BYTES}
+    return {name: _loaded(handle, name, coord).drop_encoding().reset_coords(drop=True) for name, coord in small.items()}
+
+
+def _loaded(handle: Handle, name: str, coord: xr.DataArray) -> xr.DataArray:
+    """Read a coordinate into memory."""
+    try:
+        return patiently(coord.load, f"reading coordinate {name}")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{handle.label}: coordinate {name!r} cannot be read: {reason}") from error
 
 
 def _feature_names(fields: Sequence[Field], coords: Mapping[str, xr.DataArray], window: Window) -> tuple[str, ...]:

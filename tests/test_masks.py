@@ -114,3 +114,15 @@ def test_a_job_counts_what_it_dropped_by_reason(sea, tmp_path, monkeypatch):
     xr.testing.assert_equal(labels, xr.open_zarr(folder / "result.zarr")["labels"])
     assert int((labels == -1).sum()) == 32
     assert daskmeans.open_samples("sea.zarr", mask="sea", **WORDS).samples.n_samples == 120
+
+
+@pytest.mark.parametrize("key", ["mask", "weights"])
+def test_a_damaged_chunk_of_a_mask_or_of_weights_is_named(tmp_path, key):
+    kinds = xr.Dataset({"a": (("y", "x"), np.ones((4, 6))), "sea": (("y", "x"), np.ones((4, 6), "i1"))})
+    chunks = {name: {"chunks": (2, 3)} for name in kinds}
+    kinds.to_zarr(tmp_path / "k.zarr", consolidated=False, encoding=chunks)
+    bad = tmp_path / "k.zarr" / "sea" / "c" / "1" / "0"
+    bad.write_bytes(b"junk")
+    opened = open_samples(tmp_path / "k.zarr", variables=["a"], sample_dims=["y", "x"], **{key: "sea"})
+    with pytest.raises(DataError, match=f"a chunk of variable 'sea' cannot be read: {bad} .* y=2 to 3, x=0 to 2"):
+        opened.samples.loader.load(0)

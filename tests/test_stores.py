@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -431,7 +432,8 @@ WRONG = {
         "'u' has 4 dimensions .*level: 3.* 2-D array .* expected, or sample_dims",
     ),
     "misspelt dimension": ({"sample_dims": ["month", "lattitude"]}, "'lattitude'; did you mean 'latitude'"),
-    "dimension left over": ({"feature_dims": None}, "dimension level of variable 'u' is left over"),
+    "dimension left over": ({"feature_dims": []}, "dimension level of variable 'u' is left over"),
+    "variable named twice": ({"variables": ["u", "v", "u"]}, "variables: 'u' is named twice"),
     "dimension named twice": ({"feature_dims": ["level", "month"]}, "month cannot be both"),
     "variables do not share": ({"variables": ["u", "latitude"]}, "'latitude' has no month, longitude"),
     "select dimension": ({"select": {"mont": 1}}, "no dimension 'mont'; did you mean 'month'"),
@@ -456,7 +458,7 @@ def test_wrong_words_are_answered_with_what_there_is(case):
 
 
 def test_no_latitude_to_weigh_by():
-    with pytest.raises(ConfigError, match=r"needs a coordinate named latitude or lat; .* has: y, x, area"):
+    with pytest.raises(ConfigError, match=r"needs a coordinate named latitude or lat, .* has: y, x, area"):
         open_samples(small_map(), variables=["b"], sample_dims=["y", "x"], weights="cos_latitude")
 
 
@@ -537,7 +539,7 @@ def test_a_chunk_is_named_whatever_its_codec_raises():
 def test_a_failure_that_passes_is_told_from_damage():
     store = PanickingStore(zarr.storage.LocalStore(ERA, read_only=True))
     samples = open_samples(zarr.open_group(store, mode="r"), variables=["u"], **ERA_DIMS).samples
-    error = samples.loader.source._find_damage((slice(0, 1), slice(0, 2), slice(0, 2)), OSError("gone"))
+    error = samples.loader.source._find_damage((slice(0, 1), slice(0, 2), slice(0, 2)), ["u"], OSError("gone"))
     assert "a passing failure" in str(error)
 
 
@@ -550,6 +552,80 @@ def test_what_different_chunks_cost_is_said():
     with pytest.warns(RepeatedReadsWarning, match=r"the chunks of 'b' 1\.\d+ times"):
         opened = open_samples(group, **words, budget=Budget(16 * 20 * 40))
     np.testing.assert_array_equal(all_rows(opened.samples), np.arange(700.0)[:, None].repeat(2, axis=1))
+
+
+def test_chunks_that_cut_features_are_read_side_by_side_and_again_where_memory_is_short():
+    values = np.arange(60.0 * 40).reshape(60, 40)
+    store = CountingStore(MemoryStore())
+    group = zarr.create_group(store)
+    group.create_array("a", data=values, chunks=(30, 5), dimension_names=["time", "x"])
+    words = {"variables": ["a"], "sample_dims": ["time"]}
+    whole = open_samples(group, **words, budget=Budget(2**20))
+    store.reads.clear()
+    np.testing.assert_array_equal(all_rows(whole.samples), values)
+    assert set(store.chunk_reads().values()) == {1}
+    with pytest.warns(RepeatedReadsWarning, match=r"chunks of 'a' cut the features into 8.* 'a' 3\.00 times.*hold all"):
+        cut = open_samples(group, **words, budget=Budget(7 * KIB * 8 // 3))
+    store.reads.clear()
+    np.testing.assert_array_equal(all_rows(cut.samples), values)
+    assert set(store.chunk_reads().values()) == {3}
+    assert cut.samples.grid.bounds == ((0, 10, 20, 30, 40, 50, 60),)
+    assert cut.label_chunks == (10,)
+    assert cut.labels_aligned
+
+
+# -- what data is like ---------------------------------------------------------------------------
+
+
+def test_all_that_are_no_sample_dims_are_features(tmp_path):
+    image = np.arange(60, dtype="u1").reshape(4, 5, 3)
+    zarr.create_array(tmp_path / "i.zarr", data=image, chunks=(3, 2, 1), dimension_names=["y", "x", "c"])
+    opened = open_samples(tmp_path / "i.zarr", sample_dims=["y", "x"])
+    np.testing.assert_array_equal(all_rows(opened.samples), image.reshape(20, 3))
+
+
+def test_times_that_cannot_be_decoded_stay_numbers(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cftime", None)
+    monkeypatch.setattr(xr.coding.times, "cftime", None)
+    units = {"units": "days since 2000-02-25", "calendar": "360_day"}
+    grid = xr.Dataset({"a": (("time", "x"), np.ones((10, 2)))}, coords={"time": ("time", np.arange(10), units)})
+    grid.to_zarr(tmp_path / "t.zarr", consolidated=False)
+    with pytest.warns(UserWarning, match="times are left as the numbers that are stored: .*360_day"):
+        opened = open_samples(tmp_path / "t.zarr", variables=["a"], select={"time": [3, 5]})
+    assert opened.coords["time"].values.tolist() == [3, 4, 5]
+
+
+def test_several_coordinates_may_index_one_dimension():
+    index = pd.MultiIndex.from_product([[1, 2], range(5)], names=["p", "q"])
+    rows = np.arange(20.0).reshape(10, 2)
+    coords = xr.Coordinates.from_pandas_multiindex(index, "t")
+    opened = open_samples(xr.Dataset({"a": (("t", "f"), rows)}).assign_coords(coords))
+    np.testing.assert_array_equal(all_rows(pickle_trip(opened.samples)), rows)
+    assert opened.samples.loader.source.describe_row(6) == "t=(2, 1)"
+
+
+@pytest.mark.parametrize(("name", "attrs"), [("Lat", {}), ("nav_lat", {"standard_name": "latitude"})])
+def test_latitudes_are_known_by_name_or_by_convention(name, attrs):
+    latitudes = np.linspace(-80, 80, 6).reshape(2, 3)
+    grid = xr.Dataset({"a": (("y", "x"), np.ones((2, 3)))}, coords={name: (("y", "x"), latitudes, attrs)})
+    opened = open_samples(grid, sample_dims=["y", "x"], weights="cos_latitude")
+    np.testing.assert_allclose(all_weights(opened.samples), np.cos(np.deg2rad(latitudes)).ravel())
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", ">f4", ">i2", "float16", "int64"])
+def test_numbers_of_any_kind(tmp_path, dtype, rng):
+    values = rng.integers(0, 2, size=(9, 3)).astype(dtype)
+    zarr.create_array(tmp_path / "x.zarr", data=values, zarr_format=2)
+    rows = all_rows(open_samples(tmp_path / "x.zarr").samples)
+    assert rows.dtype.isnative
+    np.testing.assert_array_equal(rows, values.astype(rows.dtype))
+
+
+def test_groups_within_are_offered(tmp_path):
+    xr.Dataset({"a": (("t", "f"), np.ones((6, 2)))}).to_zarr(tmp_path / "n.zarr", group="deep/down", consolidated=False)
+    with pytest.raises(ConfigError, match=r"n.zarr holds no arrays; open a group in it: .*n.zarr/deep$"):
+        open_samples(tmp_path / "n.zarr")
+    assert open_samples(tmp_path / "n.zarr" / "deep" / "down").shape == (6,)
 
 
 # -- the store of the quickstart -----------------------------------------------------------------
