@@ -56,7 +56,7 @@ def predict_job(
     """Write the labels of the samples of `store`, by the centers in `result`, to the Zarr store `output`.
 
     One pass over the data. On threads, the default, blocks are as small and as few at once as keep this process below
-    500 MB, where chunks of rows have up to some 30 MiB.
+    500 MB, where chunks of rows decode to at most some 64 MiB.
 
     Raises
     ------
