@@ -185,7 +185,9 @@ def submit(
     overrides: Overrides = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="SYSTEM", help="slurm, pbs, sge, lsf or oar. [default: that of the workers]"),
+        typer.Option(
+            "--to", metavar="SYSTEM", help="slurm, pbs, sge, lsf, htcondor or oar. [default: that of the workers]"
+        ),
     ] = None,
 ) -> None:
     """Submit the run of CONFIG as a batch job, and print the job's id.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -26,7 +29,7 @@ from daskmeans.job.configfile import load_config
 from daskmeans.job.interrupts import heeded
 from daskmeans.job.predict import predict_job
 from daskmeans.job.run import run_job
-from daskmeans.job.submit import SYSTEMS, script_text
+from daskmeans.job.submit import SYSTEMS, files_of
 from daskmeans.job.watch import watched
 from daskmeans.scan import Scanner
 
@@ -184,6 +187,7 @@ def test_workers_that_are_paused_are_seen():
         ("{type: threads, workers: 2}", "cluster.workers: the workers of threads are not asked for here"),
         ("{type: slurm, adapt: {minimum: 3, maximum: 2}}", "cluster.adapt.minimum: expected at most the maximum, 2"),
         ("{type: distributed.LocalCluster, options: {n_worker: 1}}", "did you mean 'n_workers'?"),
+        ("{performance_report: true}", "cluster.performance_report: threads are no cluster, and have no such report"),
         ("{type: slurm, driver: {walltime: 1h}}", "cluster.driver.walltime: expected a time such as 24:00:00"),
         ("{type: address, options: {address: tls://h:1, security: {tls_ca: x}}}", "did you mean 'tls_ca_file'?"),
     ],
@@ -202,12 +206,30 @@ def test_lacking_packages_are_named_with_their_remedy(monkeypatch):
     assert check_options("my_site.Cluster", {"anything": 1}) == []
 
 
+def test_performance_report_needs_its_package(monkeypatch):
+    monkeypatch.setattr("daskmeans.job.cluster.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package bokeh; pip install daskmeans\[performance\]"):
+        describe_workers(ClusterConfig(type="local", performance_report=True))
+
+
+def test_performance_report_is_written_beside_the_results(store):
+    pytest.importorskip("bokeh", reason="bokeh is not installed")
+    run(f"cluster={LOCAL % 60}", "cluster.performance_report=true", "model.max_iter=1", "output.labels=false")
+    assert "Bokeh" in Path("out/performance.html").read_text()
+
+
 def test_any_class_of_clusters_runs_a_job(store):
     options = "{n_workers: 0, threads_per_worker: 1, dashboard_address: '127.0.0.1:0', silence_logs: 60}"
     cluster = f"cluster={{type: distributed.LocalCluster, workers: 1, options: {options}}}"
     with pytest.raises(ConfigError, match=r"model.memory_budget: missing; .* workers of distributed.LocalCluster"):
         run(cluster, "model.memory_budget=null")
     xr.testing.assert_identical(run(cluster, "model.max_iter=2"), run("model.max_iter=2", "output.path=threads"))
+
+
+def files_for(kind, *overrides):
+    """Return the files that would be written to submit the driver, as they are in `out.submit`."""
+    folder = Path("out.submit").absolute()
+    return files_of(load_config("job.yaml", overrides), Path("job.yaml"), ["model.n_clusters=3"], folder, kind)
 
 
 @pytest.mark.parametrize("kind", ["slurm", "pbs", "sge", "lsf", "oar"])
@@ -217,14 +239,65 @@ def test_scripts_of_batch_systems(kind):
     config = load_config("job.yaml", [*job, driver])
     assert describe_workers(config.cluster).n_workers == 2
     assert describe_workers(config.cluster).n_threads == 4
-    text = script_text(config, Path("job.yaml"), ["model.n_clusters=3"], Path("/x/out.submit"), kind)
-    lines = text.splitlines()
+    lines = files_for(kind, *job, driver)["driver.sh"].splitlines()
     assert lines[0] == "#!/bin/bash"
     assert any("long" in line for line in lines)
     assert any("24:00:00" in line or "-W 1440" in line for line in lines)
-    assert any(line.startswith("timeout --signal=TERM 86280 ") and "--set model.n_clusters=3" in line for line in lines)
-    assert lines.index("module load python") < lines.index("code=$?")
-    assert f"[ $code -eq 124 ] && {SYSTEMS[kind].command[0]} " in text
+    run = next(i for i, line in enumerate(lines) if line.startswith("timeout --signal=TERM 86280 "))
+    assert lines[run].endswith("--set model.n_clusters=3 &")
+    assert lines.index("module load python") < run
+    assert any(f"then {SYSTEMS[kind].command[0]} " in line for line in lines)
+
+
+def test_description_for_htcondor():
+    driver = "{walltime: '1:00:00', cores: 2, account: physics, directives: [requirements = HasDisk], resubmit: true}"
+    files = files_for("htcondor", f"cluster.driver={driver}")
+    folder = Path("out.submit").absolute()
+    assert {
+        *(f"executable = {folder}/driver.sh", f"output = {folder}/driver.log", "request_cpus = 2"),
+        *("request_memory = 4096MB", "allowed_job_duration = 3600", "accounting_group = physics"),
+        *("requirements = HasDisk", f"initialdir = {Path.cwd()}"),
+    } <= set(files["driver.sub"].splitlines())
+    assert files["driver.sub"].splitlines()[-1] == "queue"
+    assert f"then condor_submit -terse {folder}/driver.sub; fi" in files["driver.sh"]
+    assert "HasDisk" not in files["driver.sh"]
+
+
+# Instead of a run: it waits for SIGTERM, and ends as a run does.
+FAKE_RUN = """\
+#!/bin/bash
+trap 'exit 130' TERM
+touch started
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("struck", "walltime", "again"),
+    [
+        (signal.SIGUSR1, "1:00:00", True),  # the batch system warns
+        (signal.SIGUSR1, "null", True),
+        (signal.SIGTERM, "1:00:00", False),  # somebody cancels the job
+        (None, "0:00:02", True),  # the time is over
+    ],
+)
+def test_driver_submits_its_continuation_when_its_time_is_over(tmp_path, monkeypatch, struck, walltime, again):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "fake"))
+    for name, text in {"fake": FAKE_RUN, "qsub": "#!/bin/bash\necho $1 > submitted\n"}.items():
+        Path(name).write_text(text)
+        Path(name).chmod(0o755)
+    Path("driver.sh").write_text(
+        files_for("pbs", f"cluster.driver={{walltime: {walltime}, resubmit: true}}")["driver.sh"]
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(["bash", "driver.sh"], env=environment) as job:
+        while not Path("started").exists():
+            time.sleep(0.02)
+        if struck is not None:
+            job.send_signal(struck)
+        assert job.wait(timeout=20) == (130 if struck else 124)
+    assert Path("submitted").exists() is again
+    assert not again or Path("submitted").read_text().strip() == str(tmp_path / "out.submit/driver.sh")
 
 
 def test_script_of_the_workers_is_shown_without_a_batch_system():

@@ -72,11 +72,11 @@ def squeue():
 
 
 def workers():
-    """Return the command lines of workers that SLURM has started."""
+    """Return the command lines of what still runs in the current directory: workers and drivers."""
     lines = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["cmdline", "cwd"]):
         line = " ".join(process.info["cmdline"] or [])
-        if "dask_worker" in line or "dask worker" in line or "daskmeans run" in line:
+        if process.info["cwd"] == str(Path.cwd()) and ("dask" in line and "pytest" not in line):
             lines.append(line)
     return lines
 
@@ -123,6 +123,20 @@ def test_the_driver_runs_as_a_job():
     logged = daskmeans("logs", "out")
     assert "pass 1  title survey" in logged
     assert "iterations" in logged
+
+
+def test_a_warned_driver_submits_its_continuation():
+    slow = ["model.tol=0", "model.init=random", "model.algorithm=lloyd", "cluster={type: threads}"]
+    changes = [word for change in [*CHANGES[:3], *slow] for word in ("--set", change)]
+    driver = "cluster.driver={memory: 1GiB, resubmit: true}"
+    first = daskmeans("submit", str(CONFIG), "--to", "slurm", *changes, "--set", driver).strip()
+    printed = Path("out.submit/driver.log")
+    assert wait_until(lambda: printed.is_file() and "pass   4" in printed.read_text(), timeout_s=120)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", first], check=True)
+    assert wait_until(lambda: Path("out/summary.json").is_file(), timeout_s=120), printed.read_text()
+    assert "Going on from the checkpoint" in printed.read_text()
+    began = [line for line in daskmeans("logs", "out").splitlines() if "  began  " in line]
+    assert len(began) == 2
 
 
 def test_sigterm_cancels_the_jobs():

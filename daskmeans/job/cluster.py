@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import logging
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskmeans.errors import ClusterError, ConfigError
@@ -53,6 +55,8 @@ class Workers:
 
 def describe_workers(config: ClusterConfig) -> Workers:
     """Return what the cluster has or would have; starts nothing, but asks a scheduler that runs."""
+    if config.performance_report and find_spec("bokeh") is None:
+        raise ConfigError("cluster.performance_report: needs the package bokeh; pip install daskmeans[performance]")
     if config.type == "threads":
         return _this_process(config.options)
     if config.type == "local":
@@ -86,6 +90,23 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
     with _quiet_asyncio(), opened as client:
         _check_installed(client)
         yield _workers_of(client)
+
+
+@contextmanager
+def performance_report(path: Path, *, wanted: bool) -> Iterator[None]:
+    """Write Dask's report on what the current cluster does in the body; one that fails does not cost the results."""
+    if not wanted:
+        yield
+        return
+    from distributed import performance_report as report
+
+    reporting = report(filename=str(path))
+    reporting.__enter__()
+    yield
+    try:
+        reporting.__exit__(None, None, None)
+    except Exception as error:
+        warnings.warn(f"Dask's performance report could not be made: {error}", RuntimeWarning, stacklevel=3)
 
 
 def job_script(config: ClusterConfig) -> str:
@@ -125,6 +146,12 @@ def what_is_there() -> str:
         *itertools.islice(map(_state_of, found, found.values()), 4),
     ]
     return ", ".join(words) + (f"; {MORE_MEMORY}" if all_paused() else "")
+
+
+def n_workers() -> int:
+    """Return how many workers the current cluster has now; the threads of this process are one."""
+    found = _found_workers()
+    return 1 if found is None else len(found)
 
 
 def all_paused() -> bool:

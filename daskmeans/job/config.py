@@ -243,6 +243,11 @@ class ClusterConfig(Section):
         description="Seconds after which a pass that has finished no block ends the run; it can go on later. "
         "`null`: never.",
     )
+    performance_report: bool = Field(
+        default=False,
+        description="Whether Dask's own report on tasks, transfers and workers is written to the results, as "
+        "`performance.html`. Not for threads; needs the package bokeh.",
+    )
     driver: DriverConfig = Field(
         default=DriverConfig(),
         description="The job that `daskmeans submit` makes of the driver: walltime, memory, cores, queue, account, "
@@ -266,6 +271,8 @@ class ClusterConfig(Section):
             problems.append(at("adapt", "expected either workers or adapt, got both; remove one of them"))
         if self.workers is not None and self.options.get("n_workers"):
             problems.append(at("options", "given twice, here and as cluster.workers; remove one", "n_workers"))
+        if self.performance_report and self.type == "threads":
+            problems.append(at("performance_report", "threads are no cluster, and have no such report; leave it out"))
         raise_if(problems)
         return self
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,15 +21,28 @@ LOG = "log.jsonl"
 PROGRESS_S = 10.0
 
 
+# What each line says, and what some say beside it.
+FACTS: dict[str, Any] = {"time": str, "event": str}
+MORE_FACTS: dict[str, dict[str, Any]] = {
+    "pass": {"pass": int, "title": str, "inertia": float | None, "shift": float | None, "bytes": int, "seconds": float},
+    "progress": {"pass": int, "title": str, "blocks": int, "n_blocks": int},
+}
+
+
 class JobLog:
     """Listens to a scanner, writes what it hears to a file, and hands it on; a context manager.
 
     The line of a pass waits until its inertia is known, or until the next pass begins. Lines of several runs follow
     each other in one file where one goes on from another's checkpoint. A disk that is full stops no run.
+
+    Attributes
+    ----------
+    measure : returns what each line of a pass says beside what the scanner tells.
     """
 
     def __init__(self, path: Path, listener: Listener) -> None:
         self._path, self._listener = path, listener
+        self.measure: Callable[[], dict[str, Any]] = dict
         self._report: PassReport | None = None
         self._lock = threading.Lock()
         self._number, self._title, self._n_blocks, self._n_done, self._n_bytes = 0, "", 0, 0, 0
@@ -106,15 +119,22 @@ class JobLog:
                 bytes=report.n_bytes,
                 seconds=round(report.elapsed_s, 6),
                 blocks=report.n_blocks,
+                **self.measure(),
             )
 
 
 def read_log(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log, but for what is cut short."""
+    """Yield the lines of a log, but for what is cut short or damaged."""
     for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict):
+        if isinstance(entry, dict) and _is_whole(entry):
             yield entry
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Return whether a line has what a line of its event must have."""
+    kinds = FACTS | MORE_FACTS.get(str(entry.get("event")), {})
+    return all(isinstance(entry.get(name), kind) for name, kind in kinds.items())

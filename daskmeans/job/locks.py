@@ -69,7 +69,7 @@ def read_owner(lock: Path) -> dict[str, Any] | None:
         owner = json.loads(lock.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return owner if isinstance(owner, dict) else None
+    return owner if isinstance(owner, dict) and isinstance(owner.get("since"), int | float) else None
 
 
 def is_alive(lock: Path, owner: dict[str, Any]) -> bool:
@@ -92,7 +92,7 @@ def began(pid: int) -> int:
     """Return when a process of this machine began, in seconds of Unix time; 0 if there is none such."""
     try:
         return int(psutil.Process(pid).create_time())
-    except (psutil.Error, TypeError, ValueError):
+    except (psutil.Error, TypeError, ValueError, OverflowError):
         return 0
 
 

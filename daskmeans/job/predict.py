@@ -20,6 +20,7 @@ from daskmeans.job.chunks import check_chunks
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
 from daskmeans.job.config import ClusterConfig, JobConfig
 from daskmeans.job.configfile import load_config
+from daskmeans.job.digest import check_digest
 from daskmeans.job.fields import without_masked
 from daskmeans.job.inputs import budget_of, create_labels, open_input, some
 from daskmeans.job.interrupts import insistent
@@ -65,6 +66,7 @@ def predict_job(
     """
     source = Place.of(result)
     clusters = results.open_clusters(source)
+    check_digest(source, clusters)
     config = _config_of(source, overrides)
     options = without_masked(config.input.storage_options) if "://" in store else None
     new_input = config.input.model_copy(update={"store": store, "weights": None, "storage_options": options})

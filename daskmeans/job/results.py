@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from zarr.codecs import ZstdCodec
 
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.handles import Location, lazy_array
@@ -27,6 +28,9 @@ from daskmeans.job.staging import Stage
 from daskmeans.labelled import rank_rows
 from daskmeans.retry import patiently
 from daskmeans.samples import Block
+
+# Damage to a chunk shows when it is read.
+CHECKED = (ZstdCodec(level=0, checksum=True),)
 
 RESULT, SUMMARY, CONFIG = "result.zarr", "summary.json", "config.yaml"
 LABELS, DISTANCES, RUNNER_UP, MARGIN = "labels", "distances", "runner_up", "margin"
@@ -154,7 +158,7 @@ def create_labels(
         name: (grid.dims, da.full(grid.shape, fill, dtype=dtype, chunks=-1)) for name, (dtype, fill) in kinds.items()
     }
     encoding = {
-        name: {"chunks": chunks, "_FillValue" if fill != fill else "fill_value": fill}
+        name: {"chunks": chunks, "compressors": CHECKED, "_FillValue" if fill != fill else "fill_value": fill}
         for name, (_, fill) in kinds.items()
     }
     dataset = xr.Dataset(empty, coords=grid.coords).drop_encoding()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import socket
 import time
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted
-from daskmeans.job import results
+from daskmeans.job import digest, results
 from daskmeans.job.choice import fit_one_or_choose, most_clusters, summary_of, write_table
 from daskmeans.job.chunks import check_chunks
 from daskmeans.job.cluster import (
@@ -27,7 +28,9 @@ from daskmeans.job.cluster import (
     describe_workers,
     job_script,
     join_mpi,
+    n_workers,
     open_cluster,
+    performance_report,
     translated_errors,
     what_is_there,
 )
@@ -50,6 +53,8 @@ from daskmeans.job.watch import watched
 from daskmeans.memory import Budget, Plan, format_bytes
 from daskmeans.scan import Scanner
 from daskmeans.stores import OpenedStore
+
+PERFORMANCE = "performance.html"
 
 OUTPUT_KEY = "output.path"
 
@@ -147,11 +152,13 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
             sink = _sink(job, stage)
             timeout_s = config.cluster.timeout
             with (
+                performance_report(stage.folder / PERFORMANCE, wanted=config.cluster.performance_report),
                 PassLines(console) as lines,
                 JobLog(run.log, lines) as log,
                 watched(log, timeout_s, what_is_there, all_paused) as listener,
             ):
                 scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
+                log.measure = functools.partial(_measured, scanner)
                 log.began(workers=asdict(workers), plan=dict(job.plan.lines()))
                 if run.begun is not None:
                     console.print(f"Going on from the checkpoint {run.folder}", highlight=False, soft_wrap=True)
@@ -159,10 +166,13 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
                     several = not isinstance(job.config.model.n_clusters, int)
                     note = SampleNote(journal)
                     fitted, choice = fit_one_or_choose(scanner, _options(job), sink, note, several=several)
-                results.write_clusters(stage.folder / results.RESULT, _clusters(fitted, job))
+                clusters = _clusters(fitted, job)
+                results.write_clusters(stage.folder / results.RESULT, clusters)
                 summary = _summary(job, fitted, scanner, time.perf_counter() - began) | summary_of(choice)
                 log.write("done", inertia=fitted.inertia, n_iter=fitted.n_iter, peak_bytes=scanner.peak_rss_bytes)
-            results.write_summary(stage.folder, summary | {"warnings": noted}, dump_config(job.config))
+            config_text = dump_config(job.config)
+            summary |= {"warnings": noted, digest.KEY: digest.digest_of(clusters, config_text)}
+            results.write_summary(stage.folder, summary, config_text)
             write_table(stage.folder, choice)
             note.write_projection(stage.folder, fitted.scaled_centers, scanner.samples.loader.transform)
             _report(stage)
@@ -259,6 +269,11 @@ def _options(job: Job) -> FitOptions:
         whiten=job.config.preprocess.whiten,
         metric=model.metric,
     )
+
+
+def _measured(scanner: Scanner) -> dict[str, Any]:
+    """Return what the log says of who has worked on a pass: how many, and the most memory that one has held so far."""
+    return {"workers": n_workers(), "memory": scanner.peak_rss_bytes}
 
 
 def _clusters(fitted: Fitted, job: Job) -> Any:

@@ -20,10 +20,11 @@ from typing import Any
 from daskmeans.errors import ClusterError, ConfigError
 from daskmeans.job.clustertypes import parse_walltime
 from daskmeans.job.config import JobConfig
+from daskmeans.job.fields import suggestion
 from daskmeans.memory import MIB, parse_bytes
 
 SUFFIX = ".submit"
-SCRIPT, OUTPUT, JOB = "driver.sh", "driver.log", "job.json"
+SCRIPT, DESCRIPTION, OUTPUT, JOB = "driver.sh", "driver.sub", "driver.log", "job.json"
 
 # Before its time is over the driver is told to end, so that checkpoint and jobs are in order.
 MARGIN_S = 120
@@ -34,6 +35,7 @@ class Wishes:
     """What the driver's job asks for; None where it asks for nothing."""
 
     name: str
+    script: str
     log: str
     cores: int
     memory_mib: int
@@ -61,6 +63,8 @@ def _slurm(w: Wishes) -> list[str]:
         (f"--cpus-per-task={w.cores}", True),
         (f"--mem={w.memory_mib}M", True),
         (f"--time={w.walltime}", w.seconds),
+        # Where the time limit is that of the partition, only the scheduler knows when it ends.
+        (f"--signal=B:USR1@{MARGIN_S}", True if w.seconds is None else None),
         (f"--partition={w.queue}", w.queue),
         (f"--account={w.account}", w.account),
     ]
@@ -116,6 +120,23 @@ def _oar(w: Wishes) -> list[str]:
     return _directives(flags, "#OAR")
 
 
+def _htcondor(w: Wishes) -> list[str]:
+    """Return the lines of a description, which is a file beside the script."""
+    wanted = {
+        "universe": "vanilla",
+        "executable": w.script,
+        "initialdir": str(Path.cwd()),
+        "output": w.log,
+        "error": w.log,
+        "should_transfer_files": "NO",
+        "request_cpus": w.cores,
+        "request_memory": f"{w.memory_mib}MB",
+        "allowed_job_duration": w.seconds,
+        "accounting_group": w.account,
+    }
+    return [f"{key} = {value}" for key, value in wanted.items() if value is not None]
+
+
 @dataclass(frozen=True)
 class System:
     """A batch system.
@@ -123,14 +144,27 @@ class System:
     Attributes
     ----------
     command : that submits; where `reads_script` it gets the script on its standard input, else its path.
-    directives : makes the first lines of the script.
+    directives : makes the lines that say what is asked for: the first of the script, or a file of their own.
     job_id : finds the id of the job in what the command prints.
+    describes : whether what is submitted is a description of the job, a file that names the script.
     """
 
     command: tuple[str, ...]
     directives: Callable[[Wishes], list[str]]
     job_id: str = r"(\d[\w.\[\]-]*)"
     reads_script: bool = False
+    describes: bool = False
+
+    def submitted(self, folder: Path) -> Path:
+        """Return the file that is submitted."""
+        return folder / (DESCRIPTION if self.describes else SCRIPT)
+
+    def line(self, folder: Path) -> str:
+        """Return the line of shell that submits the job."""
+        file = self.submitted(folder)
+        if self.reads_script:
+            return f"{shlex.join(self.command)} < {shlex.quote(str(file))}"
+        return shlex.join([*self.command, str(file)])
 
 
 SYSTEMS = {
@@ -138,6 +172,7 @@ SYSTEMS = {
     "pbs": System(("qsub",), _pbs),
     "sge": System(("qsub", "-terse"), _sge),
     "lsf": System(("bsub",), _lsf, r"<(\d+)>", reads_script=True),
+    "htcondor": System(("condor_submit", "-terse"), _htcondor, r"(\d+)\.", describes=True),
     "oar": System(("oarsub", "-S"), _oar, r"OAR_JOB_ID\s*=\s*(\d+)"),
 }
 
@@ -164,49 +199,61 @@ def submit(config: JobConfig, path: Path, overrides: Sequence[str], output: Path
     """
     name = system or _system_of(config)
     if name not in SYSTEMS:
-        raise ConfigError(f"--to: expected {', '.join(SYSTEMS)}, got {name}")
+        raise ConfigError(f"--to: expected {', '.join(SYSTEMS)}, got {name}{suggestion(name, SYSTEMS)}")
     folder = folder_of(output)
-    script = folder / SCRIPT
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        script.write_text(script_text(config, path, overrides, folder, name), encoding="utf-8")
-        script.chmod(0o755)
+        for file, text in files_of(config, path, overrides, folder, name).items():
+            (folder / file).write_text(text, encoding="utf-8")
+        (folder / SCRIPT).chmod(0o755)
     except OSError as error:
-        raise ConfigError(f"{script} cannot be written: {error}") from error
-    job_id = _submitted(SYSTEMS[name], script)
+        raise ConfigError(f"{folder} cannot be written: {error}") from error
+    job_id = _submitted(SYSTEMS[name], folder)
     facts = {"system": name, "id": job_id, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     (folder / JOB).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     return job_id
 
 
-def script_text(config: JobConfig, path: Path, overrides: Sequence[str], folder: Path, system: str) -> str:
-    """Return the script of the driver's job."""
+def files_of(config: JobConfig, path: Path, overrides: Sequence[str], folder: Path, system: str) -> dict[str, str]:
+    """Return the script of the driver's job, and its description where the batch system wants one; text by name."""
     driver, options = config.cluster.driver, config.cluster.options
-    seconds = None if driver.walltime is None else parse_walltime(driver.walltime)
     wishes = Wishes(
         name="daskmeans",
+        script=str(folder / SCRIPT),
         log=str(folder / OUTPUT),
         cores=driver.cores,
         memory_mib=(driver.memory or parse_bytes("4GiB")) // MIB,
-        seconds=seconds,
+        seconds=None if driver.walltime is None else parse_walltime(driver.walltime),
         queue=driver.queue or options.get("queue"),
         account=driver.account or options.get("account") or options.get("project"),
     )
+    wanted = [*SYSTEMS[system].directives(wishes), *driver.directives]
+    describes = SYSTEMS[system].describes
     run = [sys.executable, "-m", "daskmeans", "run", str(path.absolute())]
     run += [word for override in overrides for word in ("--set", override)]
+    lines = ["#!/bin/bash", *([] if describes else wanted), "", f"cd {shlex.quote(str(Path.cwd()))} || exit 1"]
+    lines += [*driver.prologue, *_watched(run, wishes.seconds)]
+    if driver.resubmit:
+        lines += ["", "# The time was over (124: by our own clock); the next job goes on from the checkpoint."]
+        lines += [f'if [ $code -eq 124 ] || [ -n "$warned" ]; then {SYSTEMS[system].line(folder)}; fi']
+    script = "\n".join([*lines, "exit $code", ""])
+    return {SCRIPT: script} | ({DESCRIPTION: "\n".join([*wanted, "queue", ""])} if describes else {})
+
+
+def _watched(run: Sequence[str], seconds: int | None) -> list[str]:
+    """Return lines of shell that run the driver, and tell it to end in time, or when the batch system says so."""
     if seconds is not None:
         run = ["timeout", "--signal=TERM", str(max(1, seconds - MARGIN_S, seconds // 2)), *run]
-    lines = ["#!/bin/bash", *SYSTEMS[system].directives(wishes), *driver.directives]
-    lines += ["", f"cd {shlex.quote(str(Path.cwd()))} || exit 1", *driver.prologue, shlex.join(run), "code=$?"]
-    if driver.resubmit:
-        again = shlex.join([*SYSTEMS[system].command, str(folder / SCRIPT)])
-        if SYSTEMS[system].reads_script:
-            again = f"{shlex.join(SYSTEMS[system].command)} < {shlex.quote(str(folder / SCRIPT))}"
-        lines += [
-            "# 124: the time was over; the next job goes on from the checkpoint.",
-            f"[ $code -eq 124 ] && {again}",
-        ]
-    return "\n".join([*lines, "exit $code", ""])
+    return [
+        "# SIGUSR1 is how batch systems warn that the time is nearly over.",
+        "trap 'warned=1; kill -TERM $driver' USR1",
+        "trap 'kill -TERM $driver' TERM INT",
+        "warned=",
+        f"{shlex.join(run)} &",
+        "driver=$!",
+        "# A signal ends a wait, not the driver.",
+        "while wait $driver; code=$?; kill -0 $driver 2>/dev/null; do :; done",
+    ]
 
 
 def _system_of(config: JobConfig) -> str:
@@ -220,10 +267,11 @@ def _system_of(config: JobConfig) -> str:
     return here[0]
 
 
-def _submitted(system: System, script: Path) -> str:
-    """Submit a script, and return the id of the job."""
-    command = list(system.command) if system.reads_script else [*system.command, str(script)]
-    text = script.read_text(encoding="utf-8") if system.reads_script else None
+def _submitted(system: System, folder: Path) -> str:
+    """Submit what was written to `folder`, and return the id of the job."""
+    file = system.submitted(folder)
+    command = list(system.command) if system.reads_script else [*system.command, str(file)]
+    text = file.read_text(encoding="utf-8") if system.reads_script else None
     try:
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -234,6 +282,6 @@ def _submitted(system: System, script: Path) -> str:
     if done.returncode or found is None:
         raise ClusterError(
             f"`{shlex.join(command)}` refuses the job: {(done.stderr or done.stdout).strip()}; change cluster.driver "
-            f"in the configuration, or the script {script}, and submit that yourself"
+            f"in the configuration, or the file {file}, and submit that yourself"
         )
     return found[1]
