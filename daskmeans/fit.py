@@ -13,10 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from daskmeans import seeding
 from daskmeans.active import Choice
+from daskmeans.bounds import BOUND_BYTES
 from daskmeans.covariance import Covariance, Scatter, projection
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
-from daskmeans.lloyd import Method, Model, State, Stop, advance, lloyd, settle
+from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
 from daskmeans.memory import ROW_OVERHEAD_BYTES, SAMPLE_MIN_ROWS, Budget, sample_size
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner, Step, one_blas_thread
@@ -51,6 +52,9 @@ ENOUGH_OF_SAMPLE = 0.25
 
 # More active rows than this share of all cost more arithmetic than they save.
 MOST_ACTIVE = 0.25
+
+# Blocks in memory are at least so many times as large as the sums of a pass, so that adding these up costs little.
+BLOCK_TO_CENTERS = 4
 
 # Below this many multiplications an iteration on the sample costs nothing, even where the sample is all the data.
 TINY_ITERATION = 10**7
@@ -173,6 +177,7 @@ class Journal(Protocol):
 def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tuple[Problem, list[Model]]:
     """Survey, seed and iterate, all models in the same passes."""
     state = None if journal is None else journal.saved
+    scanner.samples = scanner.samples.in_larger_blocks(BLOCK_TO_CENTERS * _centers_bytes(scanner.samples, options))
     if options.spherical and not options.prepares:
         scanner.transform(Normalize(scanner.samples.n_features))
     surveyed, scatter, found = _survey(scanner, options, resumes=state is not None)
@@ -191,6 +196,11 @@ def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tup
     save = None if journal is None else journal.save
     lloyd(scanner, state, problem.stop, problem.offset, problem.method(scanner), save)
     return problem, state.models
+
+
+def _centers_bytes(samples: Samples, options: FitOptions) -> int:
+    """Return the bytes of the sums of all models: what each block yields."""
+    return 8 * sum(options.each_model) * samples.n_features
 
 
 class First(NamedTuple):
@@ -373,6 +383,9 @@ class Problem:
 
     def method(self, scanner: Scanner) -> Method:
         """Return how to iterate: by active rows, within the budget, and ahead where each pass is a read."""
+        if scanner.samples.in_memory:
+            n_bytes = BOUND_BYTES * self.surveyed.n_rows * len(self.options.each_model)
+            return BOUNDED if n_bytes <= self.options.budget.kept_bytes else PLAIN
         row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
         share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes))
         n_rows, reads, look_ahead = self.surveyed.n_rows, scanner.reads_each_pass, self.looks_ahead(scanner)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numba
@@ -38,6 +39,9 @@ TILE_ROWS = 256
 # With few centers a product of a short tile costs less than the call; then the tile is longer.
 FEW_CENTERS, LONG_TILE_ROWS = 16, 1024
 
+# More than the rounding of a sum of two numbers to float32, relative to it.
+FLOAT32_MARGIN = 1e-6
+
 # Numbers of float64 in two cache lines, which processors fetch together.
 CACHE_LINES = 16
 
@@ -51,7 +55,19 @@ def read_only(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
-class Stack(NamedTuple):
+class Expanded(NamedTuple):
+    """What scores ``|c|^2 - 2 x.c`` are made of, in the dtype of the rows: offset, ``-2 c`` and ``|c|^2``.
+
+    The offset is rounded once, so that rows and centers are shifted by the very same point.
+    """
+
+    offset: Rows
+    factors: Rows
+    sq_norms: Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
     """The centers of several models, stacked: model m owns rows ``starts[m]`` to ``starts[m + 1]``.
 
     Attributes
@@ -62,6 +78,21 @@ class Stack(NamedTuple):
 
     centers: Float64s
     starts: Int64s
+    _expanded: dict[tuple[bytes, str], Expanded] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stack, (self.centers, self.starts)
+
+    def expanded(self, offset: Float64s, dtype: np.dtype[Any]) -> Expanded:
+        """Return the centers as scores need them, computed once for all blocks of a pass."""
+        key = (offset.tobytes(), dtype.str)
+        if key not in self._expanded:
+            rounded = offset.astype(dtype)
+            shifted = self.centers - rounded
+            with np.errstate(over="ignore"):
+                factors, sq_norms = (-2 * shifted).astype(dtype), (shifted**2).sum(axis=1).astype(dtype)
+            self._expanded[key] = Expanded(rounded, factors, sq_norms)
+        return self._expanded[key]
 
     @classmethod
     def of(cls, models: list[Float64s]) -> Stack:
@@ -144,18 +175,12 @@ def assign(
         sq_dist=np.empty((n_models, n_rows if with_sq_dist else 0)),
         gap=np.empty((n_models, n_rows if with_gap else 0)),
     )
-    offset = offset.astype(X.dtype)  # rounded once, so that rows and centers are shifted by the very same point
-    shifted = stack.centers - offset
-    with np.errstate(over="ignore"):
-        factors, sq_norms = (-2 * shifted).astype(X.dtype), (shifted**2).sum(axis=1).astype(X.dtype)
     _assign(
         read_only(X),
         read_only(NO_WEIGHT if weight is None else weight),
         stack.centers,
         stack.starts,
-        offset,
-        factors,
-        sq_norms,
+        *stack.expanded(offset, X.dtype),
         *result,
     )
     return result
@@ -324,6 +349,195 @@ def _replace_smallest(value: Any, row: Any, label: Any, new: float, new_row: int
         value[i], row[i], label[i] = value[child], row[child], label[child]
         i = child
     value[i], row[i], label[i] = new, new_row, new_label
+
+
+class Moved(NamedTuple):
+    """What rows that changed cluster change in the sums of one model; rows assigned for the first time come from none.
+
+    Attributes
+    ----------
+    sums : (n_clusters, n_features) float64, change of the weighted sums of the rows.
+    counts : (n_clusters,) float64, of their weights.
+    members : (n_clusters,) float64, of the number of rows of positive weight.
+    sq_dev : (n_clusters,) float64, of the weighted squared distances to the offset.
+    """
+
+    sums: Float64s
+    counts: Float64s
+    members: Float64s
+    sq_dev: Float64s
+
+
+def reassign(
+    X: Rows,
+    weight: Float64s | None,
+    model: Stack,
+    offset: Float64s,
+    drift: Float64s,
+    labels: npt.NDArray[np.int32],
+    reach: npt.NDArray[np.float32],
+) -> Moved:
+    """Assign those rows anew that the centers may have come too near to, and tell what that changes.
+
+    The labels are those of `assign`. A row stays in its cluster, unseen, while its reach exceeds the drift of the
+    cluster (Hamerly 2010, with the centers' movements added up rather than taken from the bound of each row).
+
+    Parameters
+    ----------
+    X, weight, offset : as for `assign`.
+    model : its centers, a stack of one.
+    drift : (n_clusters,) float64, by how much gaps of the cluster's rows can have closed since a start that is the same
+        for all calls with these `labels` and `reach`.
+    labels : (n_rows,) int32, of the last call, -1 before the first; filled in place.
+    reach : (n_rows,) float32, the drift up to which the label is certain, -infinity before the first call; filled in
+        place.
+    """
+    n_clusters, n_features = model.centers.shape
+    moved = Moved(
+        sums=_apart((n_clusters, n_features), 0.0),
+        counts=_apart((n_clusters,), 0.0),
+        members=_apart((n_clusters,), 0.0),
+        sq_dev=_apart((n_clusters,), 0.0),
+    )
+    limit = np.nextafter(drift.astype(np.float32), np.float32(np.inf))
+    floor = (drift * (1 - FLOAT32_MARGIN)).astype(np.float32)
+    _reassign(
+        read_only(X),
+        read_only(NO_WEIGHT if weight is None else weight),
+        model.centers,
+        *model.expanded(offset, X.dtype),
+        limit,
+        floor,
+        labels,
+        reach,
+        *moved,
+    )
+    return moved
+
+
+@jit
+def _reassign(
+    X: Any,
+    weight: Any,
+    centers: Any,
+    offset: Any,
+    factors: Any,
+    sq_norms: Any,
+    limit: Any,
+    floor: Any,
+    labels: Any,
+    reach: Any,
+    sums: Any,
+    counts: Any,
+    members: Any,
+    sq_dev: Any,
+) -> None:
+    n, d = X.shape
+    size = min(TILE_ROWS, max(1, n))
+    rows = np.empty(2 * size, np.int64)
+    tile = np.zeros((size, d), X.dtype)
+    scores = np.empty((len(centers), size), X.dtype)
+    best = np.empty(size, X.dtype)
+    second = np.empty(size, X.dtype)
+    label = np.empty(size, np.int32)
+    sq_norm = np.zeros(size, X.dtype)
+    bound = np.empty(size, X.dtype)
+    gap = np.empty(size, np.float32)
+    moved = np.empty(size, np.int64)
+    rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
+    largest = 2 * sq_norms.max()
+
+    waiting = 0
+    for begin in range(0, n, size):
+        end = min(begin + size, n)
+        for i in range(begin, end):
+            rows[waiting] = i
+            waiting += not reach[i] > limit[labels[i]]
+        while waiting >= size or (end == n and waiting > 0):
+            taken = min(size, waiting)
+            _gather_tile(X, rows[:taken], offset, tile, sq_norm)
+            np.dot(factors, tile.T, scores)
+            for t in range(size):
+                bound[t] = rounding * (sq_norm[t] + largest)
+            _two_smallest(scores, sq_norms, best, second, label)
+            for t in range(taken):
+                if not second[t] - best[t] > bound[t]:
+                    label[t] = _nearest(X[rows[t]], centers, sq_norms, scores[:, t], best[t] + bound[t])
+            _least_gap(best, second, sq_norm, bound, gap)
+            n_moved = 0
+            for t in range(taken):
+                i = rows[t]
+                reach[i] = gap[t] + floor[label[t]]
+                moved[n_moved] = t
+                n_moved += label[t] != labels[i]
+            _move(X, weight, rows, label, moved[:n_moved], labels, offset, sums, counts, members, sq_dev)
+            waiting -= taken
+            rows[:waiting] = rows[taken : taken + waiting]
+
+
+@jit
+def _gather_tile(X: Any, rows: Any, offset: Any, tile: Any, sq_norm: Any) -> None:
+    """Fill `tile` with some rows less `offset`, and `sq_norm` with their squared norms."""
+    for t in range(len(rows)):
+        i = rows[t]
+        total = X.dtype.type(0)
+        for f in range(X.shape[1]):
+            value = X[i, f] - offset[f]
+            tile[t, f] = value
+            total += value * value
+        sq_norm[t] = total
+
+
+@jit
+def _least_gap(best: Any, second: Any, sq_norm: Any, bound: Any, gap: Any) -> None:
+    """Fill by how much the second nearest center is farther than the nearest, never too much, whatever was rounded.
+
+    NaN where a score overflowed or there is no second center.
+    """
+    zero, margin = best.dtype.type(0), best.dtype.type(FLOAT32_MARGIN)
+    for t in range(len(gap)):
+        far = np.sqrt(max(zero, second[t] + sq_norm[t] - bound[t]))
+        near = np.sqrt(max(zero, best[t] + sq_norm[t] + bound[t]))
+        gap[t] = far - near - margin * (far + near)
+
+
+@jit
+def _move(
+    X: Any,
+    weight: Any,
+    rows: Any,
+    label: Any,
+    moved: Any,
+    labels: Any,
+    offset: Any,
+    sums: Any,
+    counts: Any,
+    members: Any,
+    sq_dev: Any,
+) -> None:
+    """Take those rows of a tile that have `moved` from the sums of their old clusters, and add them to the new ones."""
+    for m in range(len(moved)):
+        t = moved[m]
+        i, new = rows[t], label[t]
+        old = labels[i]
+        w = weight[i] if len(weight) else 1.0
+        member = 1.0 if w > 0 else 0.0
+        dist = 0.0
+        for f in range(X.shape[1]):
+            value = np.float64(X[i, f])
+            dev = value - np.float64(offset[f])
+            dist += dev * dev
+            sums[new, f] += w * value
+        counts[new] += w
+        members[new] += member
+        sq_dev[new] += w * dist
+        if old >= 0:
+            for f in range(X.shape[1]):
+                sums[old, f] -= w * np.float64(X[i, f])
+            counts[old] -= w
+            members[old] -= member
+            sq_dev[old] -= w * dist
+        labels[i] = new
 
 
 def second_sq_dist(X: Rows, labels: npt.NDArray[np.int32], stack: Stack, offset: Float64s) -> Float64s:

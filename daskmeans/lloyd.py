@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from daskmeans.active import ActiveRows, AssignAndKeep, Choice
+from daskmeans.bounds import Bounds
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
-from daskmeans.steps import FOR_FROZEN, Assign, Assigned, Far, Sink
+from daskmeans.steps import FOR_FROZEN, Assign, Assigned, Far, Sink, split
 from daskmeans.transforms import on_sphere
 
 
@@ -43,14 +44,17 @@ class Method:
     ----------
     choice : which rows are active between passes; None for plain passes.
     look_ahead : whether to iterate on the active rows beyond the bound within which that is exact.
+    bounded : whether rows lie in this process and bounds are kept of each, so that passes look at few of them.
     """
 
     choice: Choice | None = None
     look_ahead: bool = False
     seed: int = 0
+    bounded: bool = False
 
 
 PLAIN = Method()
+BOUNDED = Method(bounded=True)
 
 # A look-ahead ends when it is quieter than the tolerance by this factor, after this many updates, or where it has
 # closed more than `Model.trust` times the smallest gap of a frozen row. Measured on image patches (k = 16, 64),
@@ -71,7 +75,7 @@ class Model:
     converged : whether the last update met the tolerance.
     settled : whether inertia and counts belong to these very centers.
     inertia : (n_clusters,) float64, of the centers that rows were last assigned to.
-    counts : (n_clusters,) float64, likewise.
+    counts : (n_clusters,) float64, likewise; where an empty cluster has moved to a row, with that row.
     shift : (n_clusters,) float64, by how much the last update moved each center.
     retreat : (n_clusters, n_features) float64, while `centers` are ahead of what is certain: the last ones that are,
         and what a full pass at the centers ahead must better: `inertia_to_better`.
@@ -132,9 +136,14 @@ def lloyd(
     Passes over the data: at most one for each iteration of the slowest model.
     """
     dtype = scanner.samples.dtype
+    bounds = Bounds(scanner, offset) if method.bounded else None
     while moving := [m for m in state.models if not m.converged and m.n_iter < stop.max_iter]:
         stack = Stack.of([model.centers for model in moving])
-        found, active = _full_pass(scanner, moving, stack, offset, method, FOR_FROZEN + state.n_passes)
+        active: Sequence[ActiveRows | None] = [None] * len(moving)
+        if bounds is not None:
+            found = bounds.assigned([id(model) for model in moving], stack)
+        else:
+            found, active = _full_pass(scanner, moving, stack, offset, method, FOR_FROZEN + state.n_passes)
         state.n_passes += 1
         for model, part, rows in zip(moving, found, active, strict=True):
             if model.retreat is not None and part.inertia.sum() >= model.inertia_to_better:
@@ -144,6 +153,7 @@ def lloyd(
             if model.retreat is not None:
                 model.trust, model.retreat = min(MOST_TRUST, 2 * model.trust), None
             advance(model, part, stop, dtype)
+            model.settled = model.settled and bounds is None
             if rows is not None and not model.converged:
                 iterate_on(rows, model, stop, method, dtype)
         ahead = min(range(len(moving)), key=lambda m: found[m].inertia.sum())
@@ -195,11 +205,11 @@ def iterate_on(rows: ActiveRows, model: Model, stop: Stop, method: Method, dtype
 
 def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> None:
     """Move the centers of `model` to the means of their rows."""
-    centers = updated_centers(model.centers, found, dtype, spherical=stop.spherical)
+    centers, counts = updated_centers(model.centers, found, dtype, spherical=stop.spherical)
     if _no_row_has_moved(model, found, centers, dtype):
         centers = model.centers
     model.shift = np.sqrt(((centers - model.centers) ** 2).sum(axis=1))
-    model.inertia, model.counts = found.inertia, found.counts
+    model.inertia, model.counts = found.inertia, counts
     model.n_iter += 1
     model.settled = not model.shift.any()
     model.converged = model.sq_shift <= stop.sq_shift
@@ -217,27 +227,22 @@ def _no_row_has_moved(model: Model, found: Assigned, centers: Float64s, dtype: n
     return bool((shift <= 4 * np.finfo(dtype).eps * size).all())
 
 
-def split(found: Assigned, stack: Stack) -> list[Assigned]:
-    """Return the part of each model of the stack."""
-    return [
-        Assigned(found.sums[own], found.counts[own], found.inertia[own], [found.far[m]], [])
-        for m, own in ((m, stack.of_model(m)) for m in range(stack.n_models))
-    ]
-
-
-def updated_centers(centers: Float64s, found: Assigned, dtype: np.dtype[Any], *, spherical: bool = False) -> Float64s:
-    """Return the means of each cluster's rows, or their directions, rounded to the dtype of the rows.
+def updated_centers(
+    centers: Float64s, found: Assigned, dtype: np.dtype[Any], *, spherical: bool = False
+) -> tuple[Float64s, Float64s]:
+    """Return the means of each cluster's rows, or their directions, rounded to the dtype of the rows; and the counts.
 
     Empty clusters move to the rows farthest from their centers, which leave their clusters, as in scikit-learn; where
     all rows lie on centers there is nowhere to move to, and they stay.
     """
     sums, counts = found.sums.copy(), found.counts.copy()
-    _move_empty(sums, counts, found.far[0])
+    if not (counts > 0).all():
+        _move_empty(sums, counts, found.far[0])
     updated = centers.copy()
     full = counts > 0
     means = sums[full] / counts[full, None]
     updated[full] = (on_sphere(means, centers[full]) if spherical else means).astype(dtype)
-    return updated
+    return updated, counts
 
 
 def _move_empty(sums: Float64s, counts: Float64s, far: Far) -> None:

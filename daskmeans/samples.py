@@ -321,6 +321,13 @@ class Samples:
             return samples_from_array(block.X, block.weight)
         return Samples(loader, self.collections, self.n_samples, self.in_memory, self.feature_names)
 
+    def in_larger_blocks(self, block_bytes: int) -> Samples:
+        """Return the same samples, an array in memory in blocks of at least so many bytes."""
+        source = self.loader.source
+        if not (self.in_memory and isinstance(source, ArraySource)) or block_bytes <= IN_MEMORY_BLOCK_BYTES:
+            return self
+        return replace(samples_from_array(source.X, source.weight, block_bytes), feature_names=self.feature_names)
+
     def __repr__(self) -> str:
         n_samples = "unknown" if self.n_samples is None else f"{self.n_samples:,}"
         return (
@@ -368,11 +375,13 @@ class ArraySource:
 IN_MEMORY_BLOCK_BYTES = 8 * 2**20
 
 
-def samples_from_array(X: npt.NDArray[Any], sample_weight: npt.NDArray[np.float64] | None) -> Samples:
+def samples_from_array(
+    X: npt.NDArray[Any], sample_weight: npt.NDArray[np.float64] | None, block_bytes: int = IN_MEMORY_BLOCK_BYTES
+) -> Samples:
     """View a 2-D array in memory, (n_samples, n_features), as samples. No copy."""
     source = ArraySource(X, sample_weight)
     row_bytes = source.n_features * source.dtype.itemsize + ROW_OVERHEAD_BYTES
-    bounds = plan_bounds((len(X),), (1,), row_bytes, IN_MEMORY_BLOCK_BYTES)
+    bounds = plan_bounds((len(X),), (1,), row_bytes, block_bytes)
     return Samples(Loader(source, Grid(bounds), "error"), n_samples=len(X), in_memory=True)
 
 

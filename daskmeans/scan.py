@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import resource
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -26,6 +28,7 @@ from dask._task_spec import List, Task, TaskRef
 from dask.base import get_scheduler, persist
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from daskmeans.samples import Block, Grid, Loader, Samples, Transform
@@ -197,15 +200,22 @@ class Scanner:
         tick = _silent if self.listener is None else self.listener.advanced
         work = _Work(self.samples.loader, step, n_kept, tick, False)
         with one_blas_thread():
-            if not self.samples.in_memory:
-                return self._compute(work, token)
-            with dask.config.set(scheduler="threads"):
-                return self._compute(work, token)
+            return (self._compute_here(work), []) if self.samples.in_memory else self._compute(work, token)
+
+    def _compute_here(self, work: _Work) -> Scanned[Any]:
+        """Compute one pass over rows that lie in this process, without a graph."""
+        groups = _groups(self.samples.grid.n_blocks)
+        if len(groups) == 1:
+            return work.map(groups[0])
+        with ThreadPoolExecutor(_n_threads()) as pool:
+            try:
+                return _merged(work, pool.map(work.map, groups), len(groups))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _compute(self, work: _Work, token: str) -> tuple[Scanned[Any], list[Scanner]]:
         """Build the graph of one pass and compute it."""
-        if self.samples.in_memory and self.samples.grid.n_blocks == 1 and not (work.n_kept or self._kept):
-            return work.map((0,)), []
         graph = _Graph(self, work, token)
         layers = HighLevelGraph.from_collections(
             token, graph.tasks, dependencies=[*self.samples.collections, *self._kept.values()]
@@ -225,9 +235,8 @@ class Scanner:
     def _scanner_of(self, blocks: Sequence[Delayed]) -> Scanner:
         """Return a scanner of rows that a pass has kept."""
         grid = Grid((tuple(range(len(blocks) + 1)),))
-        samples = self.samples
-        loader = Loader(samples.loader.source, grid, "error", samples.loader.transform)
-        kept = Samples(loader, in_memory=samples.in_memory)
+        loader = self.samples.loader
+        kept = Samples(Loader(loader.source, grid, "error", loader.transform))
         return Scanner(kept, _kept=dict(enumerate(blocks)))
 
     @property
@@ -280,10 +289,8 @@ class _Graph:
 
     def _add_maps(self, n_blocks: int, blocks: dict[int, Key]) -> list[Key]:
         """Add a task for each block, or for several where there are very many."""
-        per_task = -(-n_blocks // MAX_TASKS)
         keys: list[Key] = []
-        for begin in range(0, n_blocks, per_task):
-            indices = tuple(range(begin, min(begin + per_task, n_blocks)))
+        for indices in _groups(n_blocks):
             given = List(*(TaskRef(blocks[i]) if i in blocks else self._chunks(i) for i in indices))
             fresh = bool(self.new_blocks)
             keys.append(self._add(f"map-{self.token}", len(keys), _map_task, self.work, indices, given, fresh=fresh))
@@ -302,6 +309,32 @@ class _Graph:
     def _chunks(self, i: int) -> Any:
         """Refer to the Dask chunks that block `i` is made of."""
         return List(*(TaskRef((c.name, i, *([0] * (c.ndim - 1)))) for c in self.samples.collections))
+
+
+def _groups(n_blocks: int) -> list[tuple[int, ...]]:
+    """Return the blocks of each task: one, or several where there are very many."""
+    per_task = -(-n_blocks // MAX_TASKS)
+    return [tuple(range(begin, min(begin + per_task, n_blocks))) for begin in range(0, n_blocks, per_task)]
+
+
+def _merged(work: _Work, parts: Iterator[Scanned[Any]], n_parts: int) -> Scanned[Any]:
+    """Merge as the tasks of a graph do, each group of parts as soon as the last of them is there."""
+    while n_parts > 1:
+        parts = map(functools.partial(_merge_task, work), _batches(parts))
+        n_parts = -(-n_parts // FAN_IN)
+    return next(parts)
+
+
+def _batches(parts: Iterator[Scanned[Any]]) -> Iterator[list[Scanned[Any]]]:
+    while batch := list(itertools.islice(parts, FAN_IN)):
+        yield batch
+
+
+def _n_threads() -> int:
+    """Return how many threads Dask would use in this process."""
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
 def current_client() -> distributed.Client | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from daskmeans import kernels
 from daskmeans.kernels import Float64s, Int64s, Stack
-from daskmeans.lloyd import Model, State, Stop, lloyd
+from daskmeans.lloyd import BOUNDED, Model, State, Stop, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet
@@ -192,5 +192,5 @@ def in_memory(X: Rows, weight: Float64s, seeds: Sequence[npt.NDArray[np.floating
     models = [Model(centers.astype(np.float64)) for centers in seeds]
     unit = bool((weight == 1).all())
     rows = samples_from_array(np.ascontiguousarray(X), None if unit else weight)
-    lloyd(Scanner(rows), State(models), stop, X.mean(axis=0, dtype=np.float64))
+    lloyd(Scanner(rows), State(models), stop, X.mean(axis=0, dtype=np.float64), BOUNDED)
     return models

@@ -341,6 +341,14 @@ class Assign:
         return total
 
 
+def split(found: Assigned, stack: Stack) -> list[Assigned]:
+    """Return the part of each model of the stack."""
+    return [
+        Assigned(found.sums[own], found.counts[own], found.inertia[own], [found.far[m]], [])
+        for m, own in ((m, stack.of_model(m)) for m in range(stack.n_models))
+    ]
+
+
 @dataclass(frozen=True)
 class Gather:
     """A sink that returns the labels to the caller."""

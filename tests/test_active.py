@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskmeans.active import Choice, largest_other
-from daskmeans.lloyd import PLAIN, Method, Model, State, Stop, lloyd, settle
+from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, lloyd, settle
 from daskmeans.samples import ArraySource, Grid, Loader, Samples
 from daskmeans.scan import Scanner
 
@@ -29,7 +29,7 @@ class Problem:
         samples = Samples(
             Loader(ArraySource(self.X, self.weight), Grid((self.bounds,)), "error"),
             n_samples=len(self.X),
-            in_memory=True,
+            in_memory=method.bounded,
         )
         scanner, model = Scanner(samples), Model(self.centers.copy())
         offset = self.X.mean(axis=0)
@@ -71,6 +71,16 @@ def test_exact_active_rows_follow_the_trajectory_of_plain_passes(problem):
     assert active.n_iter == plain.n_iter
     assert active.total_inertia == pytest.approx(plain.total_inertia, rel=1e-9, abs=1e-9)
     np.testing.assert_array_equal(problem.labels(active.centers), problem.labels(plain.centers))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(problems())
+def test_bounds_follow_the_trajectory_of_plain_passes(problem):
+    _, plain = problem.solve(PLAIN)
+    _, bounded = problem.solve(BOUNDED)
+    assert bounded.n_iter == plain.n_iter
+    assert bounded.total_inertia == pytest.approx(plain.total_inertia, rel=1e-9, abs=1e-9)
+    np.testing.assert_array_equal(problem.labels(bounded.centers), problem.labels(plain.centers))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -20,6 +20,7 @@ LAYERS = [
     {"fit", "validity", "minibatch", "inputs"},
     {"seeding"},
     {"lloyd"},
+    {"bounds"},
     {"active"},
     {"steps", "labelled", "frames", "covariance"},
     {"scan"},
