@@ -9,12 +9,12 @@ import distributed
 import numpy as np
 import pytest
 
-N_WORKERS = 3
+N_WORKERS = 4
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[distributed.LocalCluster]:
-    """A real cluster: three processes of one thread each. Nothing runs on it without a client: see `client`."""
+    """A real cluster: four processes of one thread each. Nothing runs on it without a client: see `client`."""
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "60s"}),  # the machine may be busy
         distributed.LocalCluster(

@@ -144,8 +144,10 @@ def test_bits_are_the_same_on_threads_on_a_scheduler_and_on_local_processes(clus
     threads = run("output.path=threads")
     address = ["cluster.type=address", f"cluster.options.address={cluster.scheduler_address}"]
     xr.testing.assert_identical(run("output.path=address", *address), threads)
-    local = "{type: local, options: {n_workers: 1, threads_per_worker: 1, memory_limit: 2GiB, silence_logs: 50}}"
-    xr.testing.assert_identical(run("output.path=local", f"cluster={local}"), threads)
+    for n_workers in (1, 2):
+        options = "{threads_per_worker: 1, memory_limit: 2GiB, silence_logs: 50}"
+        local = f"cluster={{type: local, workers: {n_workers}, options: {options}}}"
+        xr.testing.assert_identical(run(f"output.path=local{n_workers}", local), threads)
 
 
 def test_predict_gives_the_labels_of_the_fit():

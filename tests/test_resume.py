@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import xarray as xr
 import zarr
 from rich.console import Console
 
+import daskmeans
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.job import checkpoint, locks
 from daskmeans.job.configfile import load_config
@@ -123,7 +126,12 @@ def test_a_driver_killed_again_and_again_ends_with_the_same_bits(undisturbed):
         assert not Path("out").exists()
     xr.testing.assert_identical(run(resume=True), undisturbed)
     assert sorted(place.name for place in Path().iterdir()) == ["X.zarr", "job.yaml", "out"]
-    events = [entry["event"] for entry in read_log(Path("out/log.jsonl").read_text())]
+    entries = list(read_log(Path("out/log.jsonl").read_text()))
+    events = [entry["event"] for entry in entries]
+    told = next(entry for entry in reversed(entries) if entry["event"] == "pass")
+    assert {"time", "pass", "inertia", "shift", "bytes", "seconds", "workers", "memory"} <= told.keys()
+    assert told["workers"] == 1
+    assert told["memory"] > 2**26
     assert events.count("began") == 3
     assert events[-1] == "done"
 
@@ -318,6 +326,40 @@ def test_full_disk_loses_nothing_that_was_whole(small_disk, undisturbed):
     assert {path: path.read_bytes() for path in (small_disk / "out.checkpoint").glob("*.npz")} == checkpoints
     xr.testing.assert_identical(xr.open_zarr(small_disk / "out/result.zarr").load(), earlier)
     (small_disk / "filler").unlink()
+    xr.testing.assert_identical(run(output, "output.overwrite=true"), undisturbed)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "daskmeans.job.checkpoint.write",
+        "daskmeans.job.results.write_clusters",
+        "daskmeans.job.results.consolidate",
+        "daskmeans.job.results.write_summary",
+        "daskmeans.job.run.write_table",
+        "daskmeans.job.run.shutil.copyfile",
+    ],
+)
+def test_disk_that_gets_full_on_the_way(small_disk, undisturbed, monkeypatch, moment):
+    output = f"output.path={small_disk / 'out'}"
+    run(output, "model.max_iter=2", "output.labels=false")
+    earlier = xr.open_zarr(small_disk / "out/result.zarr").load()
+    function = operator.attrgetter(moment.partition("daskmeans.")[2])(daskmeans)
+
+    def fill_first(*args, **kwargs):
+        fill(small_disk)
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, fill_first)
+        patch.setattr(warnings, "showwarning", lambda *_, **__: None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises((ConfigError, DataError), match=rf"{small_disk}/.*No space left on device"):
+                run(output, "output.overwrite=true")
+    xr.testing.assert_identical(xr.open_zarr(small_disk / "out/result.zarr").load(), earlier)
+    (small_disk / "filler").unlink()
+    assert sorted(place.name for place in small_disk.iterdir()) in (["out"], ["out", "out.checkpoint"])
     xr.testing.assert_identical(run(output, "output.overwrite=true"), undisturbed)
 
 

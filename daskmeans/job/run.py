@@ -41,7 +41,7 @@ from daskmeans.job.inputs import budget_of, create_labels, label_grid, open_inpu
 from daskmeans.job.interrupts import heeded, insistent
 from daskmeans.job.joblog import LOG, JobLog
 from daskmeans.job.notes import SampleNote, noted_warnings
-from daskmeans.job.places import Place
+from daskmeans.job.places import Place, told_of
 from daskmeans.job.plan import JobPlan
 from daskmeans.job.prepared import with_preparation
 from daskmeans.job.progress import PassLines
@@ -167,17 +167,19 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
                     note = SampleNote(journal)
                     fitted, choice = fit_one_or_choose(scanner, _options(job), sink, note, several=several)
                 clusters = _clusters(fitted, job)
-                results.write_clusters(stage.folder / results.RESULT, clusters)
+                with told_of(place, OUTPUT_KEY):
+                    results.write_clusters(stage.folder / results.RESULT, clusters)
                 summary = _summary(job, fitted, scanner, time.perf_counter() - began) | summary_of(choice)
                 log.write("done", inertia=fitted.inertia, n_iter=fitted.n_iter, peak_bytes=scanner.peak_rss_bytes)
             config_text = dump_config(job.config)
             summary |= {"warnings": noted, digest.KEY: digest.digest_of(clusters, config_text)}
-            results.write_summary(stage.folder, summary, config_text)
-            write_table(stage.folder, choice)
-            note.write_projection(stage.folder, fitted.scaled_centers, scanner.samples.loader.transform)
-            _report(stage)
-            if run.log.is_file():
-                shutil.copyfile(run.log, stage.folder / LOG)
+            with told_of(place, OUTPUT_KEY):
+                results.write_summary(stage.folder, summary, config_text)
+                write_table(stage.folder, choice)
+                note.write_projection(stage.folder, fitted.scaled_centers, scanner.samples.loader.transform)
+                _report(stage)
+                if run.log.is_file():
+                    shutil.copyfile(run.log, stage.folder / LOG)
     run.clean_up()
     _print_lines(console, _summary_lines(summary, place))
     return place.folder
