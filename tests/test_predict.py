@@ -110,6 +110,34 @@ def test_predict_refuses_another_scaling():
         predict_job(Path("out"), str(CUT), "new.zarr", ["preprocess.scale=none"], False, QUIET)
 
 
+def test_odd_coordinates_go_to_the_labels_and_not_to_the_model(rng):
+    odd = {
+        "day": ("y", np.arange(8).astype("m8[D]").astype("m8[ns]")),
+        "ok": ("y", np.arange(8) % 2 == 0),
+        "place": ("x", [f"s {i} ü" for i in range(5)]),
+        "height": (("y", "x"), rng.normal(size=(8, 5))),
+        "when": np.datetime64("2000-01-01", "ns"),
+        "centers": ("y", np.arange(8)),
+    }
+    xr.Dataset({"a b": (("y", "x", "f"), rng.normal(size=(8, 5, 2)))}, coords=odd).to_zarr("odd.zarr", zarr_format=2)
+    Path("job.yaml").write_text("""{input: {store: odd.zarr, variables: [a b], sample_dims: [y, x]},
+        model: {n_clusters: 3, memory_budget: 64MiB}, output: {path: out}}""")
+    labels = xr.open_zarr(run() / "result.zarr")["labels"].load()
+    assert set(labels.coords) == {"day", "ok", "place", "height", "when"}
+    assert labels["place"].values.tolist() == odd["place"][1]
+    predict_job("out", "odd.zarr", "new.zarr", [], False, QUIET)
+    xr.testing.assert_equal(xr.open_zarr("new.zarr")["labels"].load(), labels)
+
+
+@pytest.mark.parametrize("name", ["cluster", "component", "labels"])
+def test_dimensions_that_results_have_themselves_are_refused(name, rng):
+    xr.Dataset({"a": ((name, "f"), rng.normal(size=(20, 3)))}).to_zarr("named.zarr", consolidated=False)
+    text = "{input: {store: named.zarr}, model: {n_clusters: 3, memory_budget: 64MiB}, output: {path: out}}"
+    Path("job.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"input.sample_dims: '{name}' is a name that the results have"):
+        run()
+
+
 def test_ranks_without_labels_are_refused():
     with pytest.raises(ConfigError, match="expected labels: true"):
         load_config("job.yaml", ["output.labels=false", "output.runner_up=true"])

@@ -46,6 +46,9 @@ PER_SAMPLE: dict[str, tuple[type[np.generic], Any]] = {
 # Names that coordinates of the input must not take from the results.
 NAMES = {*PER_SAMPLE, "centers", "counts", "sizes", "inertia_per_cluster", "cluster", "feature"}
 
+# Dimensions of the arrays of a fitted model.
+MODEL_DIMS = {"cluster", "feature", "component"}
+
 Region = tuple[slice, ...]
 Counted = npt.NDArray[np.int64] | None
 
@@ -161,12 +164,18 @@ def create_labels(
         name: {"chunks": chunks, "compressors": CHECKED, "_FillValue" if fill != fill else "fill_value": fill}
         for name, (_, fill) in kinds.items()
     }
-    dataset = xr.Dataset(empty, coords=grid.coords).drop_encoding()
+    coords = {name: _text_of_any_length(values) for name, values in grid.coords.items()}
+    dataset = xr.Dataset(empty, coords=coords).drop_encoding()
     _write(dataset, stage.folder / group, compute=False, encoding=encoding)
     stage.show([str(PurePosixPath(group, name, "zarr.json")) for name in kinds])
     lock = nullcontext() if aligned else _shared_lock()
     written_at = stage.written_at(group)
     return RankSink(written_at, lock, counts, tuple(more)) if more else LabelSink(written_at, lock, counts)
+
+
+def _text_of_any_length(values: xr.DataArray) -> xr.DataArray:
+    """Return a coordinate as it is, text as what Zarr v3 specifies: it does not know text of a fixed length."""
+    return values.astype(object) if values.dtype.kind == "U" else values
 
 
 def sizes_of(counted: Sequence[Counted] | None, n_clusters: int) -> npt.NDArray[np.int64] | None:
@@ -193,10 +202,11 @@ def _shared_lock() -> AbstractContextManager[Any]:
 
 def check_label_names(grid: LabelGrid) -> None:
     """Raise ConfigError if names of the input are those of the results."""
-    clash = {"cluster", "feature"}.intersection(grid.dims)
+    clash = (MODEL_DIMS | {*PER_SAMPLE}).intersection(grid.dims)
     if clash:
         raise ConfigError(
-            f"input.sample_dims: {sorted(clash)[0]!r} is the name of a dimension of the results; rename it in the store"
+            f"input.sample_dims: {sorted(clash)[0]!r} is a name that the results have for something else; rename it in "
+            "the store"
         )
 
 
@@ -286,7 +296,11 @@ def open_clusters(place: Place) -> xr.Dataset:
         clusters: xr.Dataset = xr.open_zarr(
             group.path, drop_variables=list(PER_SAMPLE), chunks=None, storage_options=group.storage_options
         )
-        return clusters.load()
+        # Coordinates of the labels are none of the model's.
+        own = [
+            name for name, variable in clusters.variables.items() if variable.ndim and {*variable.dims} <= MODEL_DIMS
+        ]
+        return clusters[own].load()
     except Exception as error:
         raise ConfigError(f"RESULT: {group.path} cannot be read: {error}") from error
 
