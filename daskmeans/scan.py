@@ -404,9 +404,10 @@ class _Relay:
     """Tells the client, from a worker, that blocks are done."""
 
     topic: str
+    token: str
 
     def __call__(self, n_blocks: int, n_bytes: int) -> None:
-        distributed.get_worker().log_event(self.topic, (n_blocks, n_bytes))
+        distributed.get_worker().log_event(self.topic, (self.token, n_blocks, n_bytes))
 
 
 @contextmanager
@@ -415,15 +416,17 @@ def _relayed(client: distributed.Client, token: str, listener: Listener | None) 
     if listener is None:
         yield _silent
         return
-    topic = f"daskmeans-{token}"
+    # One topic for all passes: the scheduler never forgets one, but keeps a limited number of events of each.
+    topic = f"daskmeans-{client.id}"
 
     def hear(event: tuple[float, Any]) -> None:
-        n_blocks, n_bytes = event[1]
-        listener.advanced(n_blocks, n_bytes)
+        of, n_blocks, n_bytes = event[1]
+        if of == token:
+            listener.advanced(n_blocks, n_bytes)
 
     client.subscribe_topic(topic, hear)
     try:
-        yield _Relay(topic)
+        yield _Relay(topic, token)
     finally:
         client.unsubscribe_topic(topic)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dask
 import distributed
 import numpy as np
 import pytest
+from era import ERA
 
 N_WORKERS = 4
 
@@ -34,6 +36,13 @@ def client(cluster: distributed.LocalCluster) -> Iterator[distributed.Client]:
     """A client of the cluster; Dask's default while the test lasts."""
     with distributed.Client(cluster) as client:
         yield client
+
+
+@pytest.fixture
+def era_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty directory that has a valid `job.yaml`."""
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(ERA)
 
 
 @pytest.fixture

@@ -16,33 +16,18 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from era import CUT, REPOSITORY
 from typer.testing import CliRunner
 
 from daskmeans.cli import app
 from daskmeans.errors import ConfigError
 from daskmeans.job.staging import staged
 
-REPOSITORY = Path(__file__).parents[1]
-CUT = REPOSITORY / "tests" / "data" / "eraint_cut.zarr"
-
-ERA = f"""\
-input:
-  store: {CUT}
-  variables: [z, u, v]
-  sample_dims: [month, latitude, longitude]
-  feature_dims: [level]
-preprocess: {{scale: standard}}
-model: {{n_clusters: 3, memory_budget: 64MiB}}
-output: {{path: out}}
-"""
-
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
+def _here(era_job, monkeypatch):
     """Work in an empty directory that has a valid `job.yaml`."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    Path("job.yaml").write_text(ERA)
 
 
 def names():
@@ -133,7 +118,11 @@ def test_mistakes_in_the_configuration():
         ("model={n_clusters: 1, init: [[1, 2]]}", 2, "the centers have 2 features, the input has 9"),
         ("model.memory_budget=1kB", 2, "memory_budget"),
         ("output.path=job.yaml", 2, "output.path: "),
-        ("output.path=s3://bucket/out", 2, "is a URL; expected a folder of this machine"),
+        (
+            "output.path=gopher://bucket/out",
+            2,
+            "output.path: gopher://bucket/out: Protocol not known: gopher",
+        ),
         ("output.path=job.yaml/out", 2, "job.yaml/out cannot be written: "),
         (
             "cluster={type: address, options: {address: 'tcp://127.0.0.1:9'}}",

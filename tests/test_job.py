@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from rich.console import Console
+from era import CUT, ERA, QUIET, REPOSITORY, run
 from sklearn.cluster import KMeans as Reference
 from sklearn.preprocessing import StandardScaler
 
@@ -31,35 +31,11 @@ from daskmeans.job.run import run_job
 from daskmeans.job.staging import staged
 from daskmeans.memory import GIB, MIB, Budget, Plan
 
-REPOSITORY = Path(__file__).parents[1]
-CUT = REPOSITORY / "tests" / "data" / "eraint_cut.zarr"
-QUIET = Console(quiet=True)
-
-ERA = f"""\
-input:
-  store: {CUT}
-  variables: [z, u, v]
-  sample_dims: [month, latitude, longitude]
-  feature_dims: [level]
-preprocess: {{scale: standard}}
-model: {{n_clusters: 4, memory_budget: 64MiB}}
-output: {{path: out}}
-"""
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("job.yaml").write_text(ERA)
+pytestmark = pytest.mark.usefixtures("era_job")
 
 
 def names(folder):
     return [place.name for place in folder.iterdir()]
-
-
-def run(*overrides):
-    folder = run_job(load_config("job.yaml", overrides), QUIET)
-    return xr.open_zarr(folder / "result.zarr").load()
 
 
 def era_rows():

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from rich.console import Console
+from era import CUT, QUIET, REPOSITORY
+from era import run_folder as run
 from sklearn.metrics.pairwise import euclidean_distances
 
 from daskmeans.errors import ConfigError
@@ -22,34 +23,10 @@ from daskmeans.job.cluster import Workers
 from daskmeans.job.config import ClusterConfig
 from daskmeans.job.configfile import load_config
 from daskmeans.job.predict import predict_job
-from daskmeans.job.run import run_job
 from daskmeans.labelled import rank_rows
 from daskmeans.stores import open_samples
 
-REPOSITORY = Path(__file__).parents[1]
-CUT = REPOSITORY / "tests" / "data" / "eraint_cut.zarr"
-QUIET = Console(quiet=True)
-
-ERA = f"""\
-input:
-  store: {CUT}
-  variables: [z, u, v]
-  sample_dims: [month, latitude, longitude]
-  feature_dims: [level]
-preprocess: {{scale: standard}}
-model: {{n_clusters: 4, memory_budget: 64MiB}}
-output: {{path: out}}
-"""
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("job.yaml").write_text(ERA)
-
-
-def run(*overrides):
-    return run_job(load_config("job.yaml", overrides), QUIET)
+pytestmark = pytest.mark.usefixtures("era_job")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

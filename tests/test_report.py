@@ -14,34 +14,18 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from rich.console import Console
+from era import CUT
+from era import run_folder as run
 
 from daskmeans.blocking import RepeatedReadsWarning
 from daskmeans.job import charts, views
-from daskmeans.job.configfile import load_config
 from daskmeans.job.notes import Projection
 from daskmeans.job.report import MOST_ROWS
-from daskmeans.job.run import run_job
 
-CUT = Path(__file__).parent / "data" / "eraint_cut.zarr"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-ERA = f"""\
-input: {{store: {CUT}, variables: [z, u, v], sample_dims: [month, latitude, longitude], feature_dims: [level]}}
-preprocess: {{scale: standard}}
-model: {{n_clusters: 4, memory_budget: 64MiB}}
-output: {{path: out}}
-"""
 
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("job.yaml").write_text(ERA)
-
-
-def run(*overrides):
-    return run_job(load_config("job.yaml", overrides), Console(quiet=True))
+pytestmark = pytest.mark.usefixtures("era_job")
 
 
 def picture(uri):

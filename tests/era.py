@@ -1,0 +1,37 @@
+"""The job that several test modules run: it clusters a small piece of a reanalysis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xarray as xr
+from rich.console import Console
+
+from daskmeans.job.configfile import load_config
+from daskmeans.job.run import run_job
+
+REPOSITORY = Path(__file__).parents[1]
+CUT = REPOSITORY / "tests" / "data" / "eraint_cut.zarr"
+QUIET = Console(quiet=True)
+
+# 6,560 samples of 9 features.
+ERA = f"""\
+input:
+  store: {CUT}
+  variables: [z, u, v]
+  sample_dims: [month, latitude, longitude]
+  feature_dims: [level]
+preprocess: {{scale: standard}}
+model: {{n_clusters: 4, memory_budget: 64MiB}}
+output: {{path: out}}
+"""
+
+
+def run_folder(*overrides: str) -> Path:
+    """Run `job.yaml`, which lies in the current directory, and return the folder of its results."""
+    return run_job(load_config("job.yaml", overrides), QUIET)
+
+
+def run(*overrides: str) -> xr.Dataset:
+    """Run `job.yaml`, and return its results."""
+    return xr.open_zarr(run_folder(*overrides) / "result.zarr").load()
