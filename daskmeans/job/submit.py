@@ -205,7 +205,7 @@ def submit(config: JobConfig, path: Path, overrides: Sequence[str], output: Path
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files_of(config, path, overrides, folder, name).items():
             (folder / file).write_text(text, encoding="utf-8")
-        (folder / SCRIPT).chmod(0o755)
+        (folder / SCRIPT).chmod(0o700)  # what was set on the command line may be a secret
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error}") from error
     job_id = _submitted(SYSTEMS[name], folder)
