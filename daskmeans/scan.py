@@ -20,6 +20,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import dask
 import dask.array as da
+import dask.local
+import dask.threaded
 import distributed
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,7 @@ from daskmeans.samples import Block, Grid, Loader, Samples, Transform
 
 Key: TypeAlias = Any  # a string, or a tuple of a string and integers
 P = TypeVar("P")
+Q = TypeVar("Q")
 R = TypeVar("R", covariant=True)
 
 # A task reads at least one block. Above this many, a task takes several, so that the scheduler is not drowned.
@@ -143,7 +146,7 @@ class Scanner:
     history: list[PassReport] = field(default_factory=list)
     n_bytes: int = 0
     peak_rss_bytes: int = 0
-    _kept: dict[int, Delayed] = field(default_factory=dict)
+    _kept: dict[int, Any] = field(default_factory=dict)  # each a Block, or a Delayed that computes one
 
     @property
     def n_passes(self) -> int:
@@ -182,9 +185,13 @@ class Scanner:
     def transform(self, transform: Transform) -> None:
         """See the rows through `transform` from now on, those that are kept too."""
         self.samples = self.samples.with_transform(transform)
-        if self._kept:
+        apply, blocks = self.samples.loader.transformed, _in_this_process(self._kept)
+        if blocks:
+            self._kept = blocks
+            for i, transformed in zip(blocks, _on_threads(apply, list(blocks.values())), strict=True):
+                blocks[i] = transformed
+        elif self._kept:
             name = f"transformed-{uuid.uuid4().hex}"
-            apply = self.samples.loader.transformed
             graph: dict[Key, Task] = {
                 (name, i): Task((name, i), apply, TaskRef(block.key)) for i, block in self._kept.items()
             }
@@ -200,19 +207,31 @@ class Scanner:
         tick = _silent if self.listener is None else self.listener.advanced
         work = _Work(self.samples.loader, step, n_kept, tick, False)
         with one_blas_thread():
-            return (self._compute_here(work), []) if self.samples.in_memory else self._compute(work, token)
+            return self._compute_here(work) if self._needs_no_graph() else self._compute(work, token)
 
-    def _compute_here(self, work: _Work) -> Scanned[Any]:
-        """Compute one pass over rows that lie in this process, without a graph."""
+    def _needs_no_graph(self) -> bool:
+        """Whether threads of this process have, or can read, all blocks; `_compute` has the same results."""
+        if self.samples.in_memory or _in_this_process(self._kept):
+            return True
+        return _uses_threads() and not self.samples.collections and not self._kept
+
+    def _compute_here(self, work: _Work) -> tuple[Scanned[Any], list[Scanner]]:
+        """Compute one pass on threads of this process."""
+        fresh, kept = self._keeps_all(), _in_this_process(self._kept)
         groups = _groups(self.samples.grid.n_blocks)
-        if len(groups) == 1:
-            return work.map(groups[0])
-        with ThreadPoolExecutor(_n_threads()) as pool:
-            try:
-                return _merged(work, pool.map(work.map, groups), len(groups))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        rows: list[tuple[Block, ...]] = [()] * len(groups)
+
+        def scanned(number: int) -> Scanned[Any]:
+            indices = groups[number]
+            if fresh:
+                kept.update((i, _load_task(work, i, ())) for i in indices)
+            found = work.map(indices, [kept.get(i, ()) for i in indices], fresh=fresh)
+            rows[number] = found.kept
+            return _result_task(found)
+
+        total = _merged(work, _on_threads(scanned, range(len(groups))), len(groups))
+        self._kept = kept
+        return total, [self._scanner_of([parts[m] for parts in rows]) for m in range(work.n_kept)]
 
     def _compute(self, work: _Work, token: str) -> tuple[Scanned[Any], list[Scanner]]:
         """Build the graph of one pass and compute it."""
@@ -225,14 +244,17 @@ class Scanner:
         if len(delayed) > 1:
             delayed = list(persist(*delayed))
         total: Scanned[Any] = delayed[0].compute()
+        blocks: Sequence[Any] = delayed[1:]
+        if blocks and not work.in_worker and _uses_threads():
+            blocks = dask.compute(*blocks)
         new = len(graph.new_blocks)
         if new:
-            self._kept = dict(zip(graph.new_blocks, delayed[1 : 1 + new], strict=True))
+            self._kept = dict(zip(graph.new_blocks, blocks[:new], strict=True))
         n_tasks = len(graph.rows[0]) if graph.rows else 0
-        begins = range(1 + new, len(delayed), n_tasks) if n_tasks else []
-        return total, [self._scanner_of(delayed[begin : begin + n_tasks]) for begin in begins]
+        begins = range(new, len(blocks), n_tasks) if n_tasks else []
+        return total, [self._scanner_of(blocks[begin : begin + n_tasks]) for begin in begins]
 
-    def _scanner_of(self, blocks: Sequence[Delayed]) -> Scanner:
+    def _scanner_of(self, blocks: Sequence[Any]) -> Scanner:
         """Return a scanner of rows that a pass has kept."""
         grid = Grid((tuple(range(len(blocks) + 1)),))
         loader = self.samples.loader
@@ -330,11 +352,34 @@ def _batches(parts: Iterator[Scanned[Any]]) -> Iterator[list[Scanned[Any]]]:
         yield batch
 
 
+def _on_threads(function: Callable[[P], Q], values: Sequence[P]) -> Iterator[Q]:
+    """Yield what `function` makes of each value, in order, computed on as many threads as Dask would use."""
+    if len(values) == 1:
+        yield function(values[0])
+        return
+    with ThreadPoolExecutor(_n_threads()) as pool:
+        try:
+            yield from pool.map(function, values)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _n_threads() -> int:
     """Return how many threads Dask would use in this process."""
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def _uses_threads() -> bool:
+    """Return whether Dask would compute in this process."""
+    return get_scheduler() in (None, dask.threaded.get, dask.local.get_sync)
+
+
+def _in_this_process(blocks: dict[int, Any]) -> dict[int, Block]:
+    """Return the blocks if they lie in this process."""
+    return {i: block for i, block in blocks.items() if isinstance(block, Block)}
 
 
 def current_client() -> distributed.Client | None:

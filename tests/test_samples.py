@@ -77,10 +77,9 @@ def test_blocks_are_contiguous_whatever_the_input(X):
     np.testing.assert_array_equal(block.X, X)
 
 
-def test_large_arrays_are_cut_into_blocks_that_cover_all_rows(monkeypatch):
-    monkeypatch.setattr("daskmeans.samples.IN_MEMORY_BLOCK_BYTES", 1000)
+def test_large_arrays_are_cut_into_blocks_that_cover_all_rows():
     X = np.arange(300.0).reshape(100, 3)
-    samples = samples_from_array(X, None)
+    samples = samples_from_array(X, None, block_bytes=1000)
     assert samples.grid.n_blocks > 3
     rows = [samples.loader.load(i).X for i in range(samples.grid.n_blocks)]
     np.testing.assert_array_equal(np.concatenate(rows), X)

@@ -105,11 +105,10 @@ def test_kept_chunks_are_read_once_in_all():
     assert [report.n_bytes for report in pass_.history] == [320, 0, 0]
 
 
-def test_an_array_in_memory_is_scanned_with_threads_under_any_scheduler(rng, monkeypatch):
-    monkeypatch.setattr("daskmeans.samples.IN_MEMORY_BLOCK_BYTES", 1000)
+def test_an_array_in_memory_is_scanned_with_threads_under_any_scheduler(rng):
     X = rng.normal(size=(200, 3))
     with dask.config.set(scheduler="processes"):
-        assert Scanner(samples_from_array(X, None)).scan(Sum()) == pytest.approx(X.sum())
+        assert Scanner(samples_from_array(X, None, block_bytes=1000)).scan(Sum()) == pytest.approx(X.sum())
 
 
 def test_the_listener_hears_of_every_block():
