@@ -28,6 +28,9 @@ from daskmeans.steps import Assign, Assigned
 # share of the mean shift.
 RESTLESS = 0.1
 
+# More active rows of a model than this share of all cost more arithmetic than they save.
+MOST_ACTIVE = 0.25
+
 # The gap of a row with no second center, as a number to reckon with.
 FOREVER = 1e100
 
@@ -124,7 +127,7 @@ class Choice:
         for m, shift in enumerate(shifts):
             speed = _closing_speed(shift, stack.of_model(m))
             lasts = np.minimum(found.gap[m] / speed[found.labels[m]], FOREVER)
-            limit = self._limit(lasts, self.share / stack.n_models)
+            limit = self._limit(lasts, min(MOST_ACTIVE, self.share / stack.n_models))
             longest = max(longest, limit)
             thresholds.append(limit * speed)
         return thresholds if longest >= self.must_last else None

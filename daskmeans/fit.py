@@ -50,9 +50,6 @@ FEW_ROWS = 1024
 # Less than this share of the sample that was asked for does not do.
 ENOUGH_OF_SAMPLE = 0.25
 
-# More active rows than this share of all cost more arithmetic than they save.
-MOST_ACTIVE = 0.25
-
 # Blocks in memory are at least so many times as large as the sums of a pass, so that adding these up costs little.
 BLOCK_TO_CENTERS = 4
 
@@ -387,12 +384,12 @@ class Problem:
             n_bytes = BOUND_BYTES * self.surveyed.n_rows * len(self.options.each_model)
             return BOUNDED if n_bytes <= self.options.budget.kept_bytes else PLAIN
         row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
-        share = min(MOST_ACTIVE, self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes))
+        share = self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes)
         n_rows, reads, look_ahead = self.surveyed.n_rows, scanner.reads_each_pass, self.looks_ahead(scanner)
         n_sample = SAMPLE_MIN_ROWS if reads else min(SAMPLE_MIN_ROWS, n_rows // 32 + 1)
         sample = self.sample.X[:: -(-len(self.sample.X) // n_sample)]
         choice = Choice(sample, share, sampled=look_ahead, must_last=0.0 if reads else MUST_LAST)
-        return Method(choice, look_ahead, self.options.seed)
+        return Method(choice, look_ahead, self.options.seed, settles=self.options.race)
 
     def _given_seeds(self) -> list[Float64s]:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""

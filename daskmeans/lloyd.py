@@ -5,6 +5,7 @@ Must not know where blocks come from or how a pass is run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,12 +46,15 @@ class Method:
     choice : which rows are active between passes; None for plain passes.
     look_ahead : whether to iterate on the active rows beyond the bound within which that is exact.
     bounded : whether rows lie in this process and bounds are kept of each, so that passes look at few of them.
+    settles : whether models that have converged take part in the passes of others until they are settled: so nothing
+        but the slowest may need a pass of its own to be scored.
     """
 
     choice: Choice | None = None
     look_ahead: bool = False
     seed: int = 0
     bounded: bool = False
+    settles: bool = False
 
 
 PLAIN = Method()
@@ -77,6 +81,7 @@ class Model:
     inertia : (n_clusters,) float64, of the centers that rows were last assigned to.
     counts : (n_clusters,) float64, likewise; where an empty cluster has moved to a row, with that row.
     shift : (n_clusters,) float64, by how much the last update moved each center.
+    means : (n_clusters, n_features) float64, of the rows of these very centers, where they are known.
     retreat : (n_clusters, n_features) float64, while `centers` are ahead of what is certain: the last ones that are,
         and what a full pass at the centers ahead must better: `inertia_to_better`.
     trust : how far a look-ahead may go, in smallest gaps of frozen rows: doubled by success, halved by failure.
@@ -89,6 +94,7 @@ class Model:
     inertia: Float64s | None = None
     counts: Float64s | None = None
     shift: Float64s | None = None
+    means: Float64s | None = None
     retreat: Float64s | None = None
     inertia_to_better: float = np.inf
     trust: float = FIRST_TRUST
@@ -108,6 +114,11 @@ class Model:
         """Move to `centers` that nothing vouches for; a full pass must find less inertia there than `to_better`."""
         self.retreat, self.inertia_to_better = self.centers, to_better
         self.centers = centers
+
+    def settle(self, found: Assigned) -> None:
+        """Take over what assigning the rows to these very centers has found."""
+        self.inertia, self.counts, self.settled = found.inertia, found.counts, True
+        self.means = found.sums / np.where(found.counts > 0, found.counts, 1.0)[:, None]
 
 
 @dataclass
@@ -138,14 +149,17 @@ def lloyd(
     dtype = scanner.samples.dtype
     bounds = Bounds(scanner, offset) if method.bounded else None
     while moving := [m for m in state.models if not m.converged and m.n_iter < stop.max_iter]:
-        stack = Stack.of([model.centers for model in moving])
+        waiting = [m for m in state.models if method.settles and m.converged and not m.settled]
+        stack = Stack.of([model.centers for model in (*moving, *waiting)])
         active: Sequence[ActiveRows | None] = [None] * len(moving)
         if bounds is not None:
             found = bounds.assigned([id(model) for model in moving], stack)
         else:
             found, active = _full_pass(scanner, moving, stack, offset, method, FOR_FROZEN + state.n_passes)
         state.n_passes += 1
-        for model, part, rows in zip(moving, found, active, strict=True):
+        for model, part in zip(waiting, found[len(moving) :], strict=True):
+            model.settle(part)
+        for model, part, rows in zip(moving, found, active, strict=False):
             if model.retreat is not None and part.inertia.sum() >= model.inertia_to_better:
                 model.centers, model.retreat = model.retreat, None
                 model.trust = max(LEAST_TRUST, model.trust / 2)
@@ -154,7 +168,7 @@ def lloyd(
                 model.trust, model.retreat = min(MOST_TRUST, 2 * model.trust), None
             advance(model, part, stop, dtype)
             model.settled = model.settled and bounds is None
-            if rows is not None and not model.converged:
+            if rows is not None and (method.settles or not model.converged):
                 iterate_on(rows, model, stop, method, dtype)
         ahead = min(range(len(moving)), key=lambda m: found[m].inertia.sum())
         scanner.judge(float(found[ahead].inertia.sum()), moving[ahead].sq_shift)
@@ -165,18 +179,23 @@ def lloyd(
 def _full_pass(
     scanner: Scanner, models: Sequence[Model], stack: Stack, offset: Float64s, method: Method, purpose: int
 ) -> tuple[list[Assigned], Sequence[ActiveRows | None]]:
-    """Assign all rows, and keep the active ones of each model; `purpose` is that of the random words."""
+    """Assign all rows, and keep the active ones of each model; `purpose` is that of the random words.
+
+    The `models` are the first ones of the stack; of those after them no rows are kept.
+    """
     assign = Assign(stack, offset)
     choice = method.choice
-    thresholds = None if choice is None else choice.thresholds(stack, offset, [model.shift for model in models])
+    of_models = Stack.of([model.centers for model in models])
+    thresholds = None if choice is None else choice.thresholds(of_models, offset, [model.shift for model in models])
     if choice is None or thresholds is None:
         return split(scanner.scan(assign, "iteration"), stack), [None] * len(models)
+    thresholds += [np.zeros(stop - start) for start, stop in itertools.pairwise(stack.starts[len(models) :])]
     step = AssignAndKeep(assign, thresholds, method.seed, purpose if choice.sampled else None)
     frozen, kept = scanner.scan_and_keep(step, "iteration")
     found = split(frozen.assigned, stack)
     active = [
         ActiveRows(rows, model.centers, part, frozen.smallest_gap[stack.of_model(m)], offset)
-        for m, (rows, model, part) in enumerate(zip(kept, models, found, strict=True))
+        for m, (rows, model, part) in enumerate(zip(kept, models, found, strict=False))
     ]
     return found, active
 
@@ -191,7 +210,7 @@ def iterate_on(rows: ActiveRows, model: Model, stop: Stop, method: Method, dtype
     if model.converged:
         if not model.settled and rows.closed(model.centers) < 1:
             found = rows.assigned(model.centers)
-            model.inertia, model.counts, model.settled = found.inertia, found.counts, True
+            model.settle(found)
     elif method.look_ahead and model.n_iter < stop.max_iter:
         ahead = Model(model.centers)
         quiet = replace(stop, max_iter=FARTHEST_AHEAD, sq_shift=AHEAD_QUIETER * stop.sq_shift)
@@ -291,6 +310,6 @@ def _assign_all(
     stack = Stack.of([model.centers for model in models])
     found = scanner.scan(Assign(stack, offset, sink, sink_model), "inertia" if sink is None else "labels")
     for model, part in zip(models, split(found, stack), strict=True):
-        model.inertia, model.counts, model.settled = part.inertia, part.counts, True
+        model.settle(part)
     scanner.judge(min(model.total_inertia for model in models), None)
     return found.outputs

@@ -21,7 +21,7 @@ from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Survey, Surveyed
 from daskmeans.transforms import Normalize
-from daskmeans.validity import Gap, Measure, Scores, Spread, gap_of_sample, means_are_centers, sample_silhouettes, score
+from daskmeans.validity import Gap, Measure, Scores, Spread, are_means, gap_of_sample, sample_silhouettes, score
 
 __all__ = [
     "Gap",
@@ -90,17 +90,20 @@ class Measured:
     Attributes
     ----------
     centers : of each model, (n_clusters, n_features) float64.
+    points : of each model, likewise, what `Spread.dist` was measured from: the means of the clusters, if known.
     spreads : sums over the clusters of each model.
     surveyed : what the pass saw of the rows, and a uniform sample of them.
     """
 
     centers: list[Float64s]
+    points: list[Float64s]
     spreads: list[Spread]
     surveyed: Surveyed
 
     def take(self, models: Sequence[int]) -> Measured:
         """Return some of the models."""
-        return Measured([self.centers[m] for m in models], [self.spreads[m] for m in models], self.surveyed)
+        centers, points = ([values[m] for m in models] for values in (self.centers, self.points))
+        return Measured(centers, points, [self.spreads[m] for m in models], self.surveyed)
 
     def labels(self) -> list[npt.NDArray[np.int32]]:
         """Return the labels of the sample, (n_sample,) for each model."""
@@ -109,23 +112,36 @@ class Measured:
         return list(kernels.assign(X, None, stack, stack.centers.mean(axis=0), with_labels=True).labels)
 
 
-def measure(scanner: Scanner, centers: list[Float64s], *, sample_size: int, seed: int) -> Measured:
-    """Sum up over all rows, and draw a sample of them. One pass over the data."""
+def measure(
+    scanner: Scanner,
+    centers: list[Float64s],
+    *,
+    means: Sequence[Float64s | None] | None = None,
+    sample_size: int,
+    seed: int,
+) -> Measured:
+    """Sum up over all rows, and draw a sample of them. One pass over the data.
+
+    Parameters
+    ----------
+    means : of the rows of each model's clusters, (n_clusters, n_features), where they are known: saves a pass later.
+    """
+    points = [c if m is None else m for c, m in zip(centers, means or [None] * len(centers), strict=True)]
     stack = Stack.of(centers)
     survey = Survey(max(1, sample_size), seed, scanner.samples.n_samples)
-    step = Both(survey, Measure(stack, stack.centers.mean(axis=0)))
+    step = Both(survey, Measure(stack, stack.centers.mean(axis=0), np.concatenate(points)))
     surveyed, spreads = scanner.scan(step, "scores")
     check_surveyed(surveyed, scanner.samples, n_clusters=0)
     scanner.judge(min(float(spread.inertia.sum()) for spread in spreads), None)
-    return Measured(centers, spreads, surveyed)
+    return Measured(centers, points, spreads, surveyed)
 
 
 def score_measured(scanner: Scanner, measured: Measured, *, with_silhouette: bool) -> list[Scores]:
-    """Score models. No pass over the data where all centers are the means of their rows, else one."""
+    """Score models. No pass over the data where distances to the means of the clusters were measured, else one."""
     centers, spreads, surveyed = measured.centers, measured.spreads, measured.surveyed
     dist = [spread.dist for spread in spreads]
     dtype = scanner.samples.dtype
-    if not all(means_are_centers(s, c, dtype) for s, c in zip(spreads, centers, strict=True)):
+    if not all(are_means(p, s, dtype) for p, s in zip(measured.points, spreads, strict=True)):
         stack, means = Stack.of(centers), np.concatenate([spread.means for spread in spreads])
         step = Measure(stack, stack.centers.mean(axis=0), means)
         dist = [spread.dist for spread in scanner.scan(step, "distances to means")]

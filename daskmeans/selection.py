@@ -138,13 +138,14 @@ def select(
     Where each pass reads the data, the starts of each number race on the sample of the fit and only the best goes on:
     so all the memory for active rows is for models that count.
 
-    Passes over the data: those of the slowest model, one for inertia and scores, and one more where centers are not
-    the means of their rows.
+    Passes over the data: those of the slowest model, one for inertia and scores, and one more where it is not known
+    before what the means of the clusters are: active rows mostly tell, see `Model.means`.
     """
     ks = tuple(sorted(set(options.n_clusters)))
     race = options.race or scanner.reads_each_pass
     problem, models = solve(scanner, replace(options, n_clusters=ks, race=race), journal)
-    measured = measure(scanner, [model.centers for model in models], sample_size=sample_size, seed=options.seed)
+    centers, means = [model.centers for model in models], [model.means for model in models]
+    measured = measure(scanner, centers, means=means, sample_size=sample_size, seed=options.seed)
     for model, spread in zip(models, measured.spreads, strict=True):
         model.inertia, model.counts, model.settled = spread.inertia, spread.counts, True
     best = [_best(models, k) for k in ks]

@@ -180,11 +180,11 @@ class Scores:
         return share
 
 
-def means_are_centers(spread: Spread, centers: Float64s, dtype: np.dtype[np.floating]) -> bool:
-    """Tell whether the centers are the means of their rows, but for rounding to the dtype of the rows."""
+def are_means(points: Float64s, spread: Spread, dtype: np.dtype[np.floating]) -> bool:
+    """Tell whether points, (n_clusters, n_features), are the means of the clusters, but for rounding to `dtype`."""
     full = spread.counts > 0
-    rounding = 16 * np.finfo(dtype).eps * np.abs(centers[full]).max()
-    return bool((np.abs(spread.means[full] - centers[full]) <= rounding).all())
+    rounding = 16 * np.finfo(dtype).eps * np.abs(points[full]).max()
+    return bool((np.abs(spread.means[full] - points[full]) <= rounding).all())
 
 
 def score(centers: Float64s, spread: Spread, dist: Float64s, silhouette: tuple[float, float]) -> Scores:
