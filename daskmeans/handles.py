@@ -161,7 +161,7 @@ class StoreHandle:
         node = _node_at(self.location)
         if self.level is not None and isinstance(node, zarr.Group):
             node, _ = _image_of(node, self.level, self.label)
-        return _chunk_key(node, name, index)
+        return _chunk_key(node, name, index, self.label)
 
 
 @dataclass(frozen=True)
@@ -441,10 +441,14 @@ def _open_decoded(arrays: ZarrStore, label: str) -> xr.Dataset:
         return dataset
 
 
-def _chunk_key(node: Node, name: str, index: Sequence[int]) -> str:
-    """Return the path or URL of one stored chunk, or shard."""
+def _chunk_key(node: Node, name: str, index: Sequence[int], label: str = "") -> str:
+    """Return the path or URL of one stored chunk, or shard; `label` is that of the store."""
     array: Any = node[name] if isinstance(node, zarr.Group) else node
     key = array.metadata.encode_chunk_key(tuple(index))
+    if "://" in label:
+        return "/".join(
+            part for part in (label.rstrip("/"), array.path.removeprefix(node.path).strip("/"), key) if part
+        )
     return str(array.store_path / key).removeprefix("file://")
 
 

@@ -8,11 +8,13 @@ import json
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
 
 from daskmeans import KMeans, open_samples
+from daskmeans.errors import DataError
 
 
 @pytest.fixture(name="plain")
@@ -57,6 +59,14 @@ def test_references_to_chunks_elsewhere(tmp_path, plain):
 def test_memory(plain):
     plain.to_zarr("memory://somewhere/a.zarr", zarr_format=3, consolidated=False)
     same(open_samples("memory://somewhere/a.zarr"), plain)
+
+
+def test_a_damaged_chunk_at_a_url_is_named_by_its_url(plain):
+    plain.to_zarr("memory://broken/a.zarr", zarr_format=3, consolidated=False, encoding={"a": {"chunks": (10, 3)}})
+    fsspec.filesystem("memory").pipe_file("/broken/a.zarr/a/c/2/0", b"junk")
+    samples = open_samples("memory://broken/a.zarr").samples
+    with pytest.raises(DataError, match=r"cannot be read: memory://broken/a\.zarr/a/c/2/0 \("):
+        samples.loader.load(0)
 
 
 class _Quiet(SimpleHTTPRequestHandler):
