@@ -79,15 +79,17 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
     ClusterError
         The cluster does not start, does not answer, or has no workers.
     """
-    if config.type == "threads":
-        import dask
+    import dask
 
+    if config.type == "threads":
         workers = _this_process(config.options)
         with dask.config.set(scheduler="threads", num_workers=workers.n_threads):
             yield workers
         return
     opened = {"local": _local, "address": _connected, "mpi": _joined}.get(config.type, _deployed)(config)
-    with _quiet_asyncio(), opened as client:
+    # Workers keep a profile of each second for hours, which only a report has use for.
+    profile = dask.config.set({"distributed.worker.profile.enabled": config.performance_report})
+    with profile, _quiet_asyncio(), opened as client:
         _check_installed(client)
         yield _workers_of(client)
 
