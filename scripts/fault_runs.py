@@ -75,7 +75,7 @@ def workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def finish(job: subprocess.Popen[str]) -> str:
-    printed, _ = job.communicate(timeout=300)
+    printed, _ = job.communicate(timeout=1800)
     return printed
 
 
