@@ -243,12 +243,10 @@ def _assign(
             _settle_ties(
                 block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, label
             )
-            _add_up(block, weight[begin : begin + rows], centers[first:last], label, sums[first:last], dist)
+            _add_up(block, weight[begin : begin + rows], centers, label, first, sums, counts, inertia, dist)
             for t in range(rows):
-                i, j, w = begin + t, label[t], weight[begin + t] if len(weight) else 1.0
-                counts[first + j] += w
-                inertia[first + j] += w * dist[t]
-                if dist[t] > far_sq_dist[first] and w > 0:
+                i, j = begin + t, label[t]
+                if dist[t] > far_sq_dist[first] and (len(weight) == 0 or weight[i] > 0):
                     _replace_smallest(
                         far_sq_dist[first:last], far_row[first:last], far_label[first:last], dist[t], i, j
                     )
@@ -303,10 +301,15 @@ def _settle_ties(
 
 
 @jit
-def _add_up(X: Any, weight: Any, centers: Any, label: Any, sums: Any, dist: Any) -> None:
-    """Add the rows to the sums of their clusters, and fill their squared distances."""
+def _add_up(
+    X: Any, weight: Any, centers: Any, label: Any, first: int, sums: Any, counts: Any, inertia: Any, dist: Any
+) -> None:
+    """Add the rows to the sums of their clusters, and fill their squared distances; all in one loop, to hide latency.
+
+    `first` is the center that label 0 stands for.
+    """
     for t in range(X.shape[0]):
-        c = label[t]
+        c = first + label[t]
         w = weight[t] if len(weight) else 1.0
         total = 0.0
         for f in range(X.shape[1]):
@@ -315,6 +318,8 @@ def _add_up(X: Any, weight: Any, centers: Any, label: Any, sums: Any, dist: Any)
             total += dev * dev
             sums[c, f] += w * value
         dist[t] = total
+        counts[c] += w
+        inertia[c] += w * total
 
 
 @jit
