@@ -108,7 +108,8 @@ class KMeans(
 
     Examples
     --------
-    >>>     >>> from daskmeans import KMeans
+    >>> import dask.array as da
+    >>> from daskmeans import KMeans
     >>> X = da.concatenate([da.zeros((500, 2)), da.ones((500, 2))])
     >>> model = KMeans(n_clusters=2, random_state=0).fit(X)
     >>> sorted(model.cluster_centers_[:, 0].tolist())

@@ -27,15 +27,19 @@ SETTLED = 20
 
 JOB = """\
 input: {store: X.zarr}
-model: {n_clusters: 64, tol: 0, max_iter: %d, memory_budget: 512KiB, init: random, algorithm: lloyd}
+model: {n_clusters: 200, tol: 0, max_iter: %d, memory_budget: 512KiB, init: random, algorithm: lloyd}
 cluster: {type: address, options: {scheduler_file: scheduler.json}}
 output: {path: out, labels: false}
 """
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    # As in a cluster that the package starts: a profile of each second would stay in memory for hours.
-    quiet = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
+    # As in a cluster that the package starts.
+    quiet = {
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+        "DASK_DISTRIBUTED__DIAGNOSTICS__COMPUTATIONS__MAX_HISTORY": "10",
+        "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100",
+    }
     environment = {**os.environ, **quiet, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [sys.executable, "-m", *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

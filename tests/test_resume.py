@@ -225,7 +225,7 @@ def test_budget_of_an_interrupted_run_is_that_of_its_continuation():
     few = ["model.memory_budget=null", "model.max_iter=3"]
     died(*few, after=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("daskmeans.job.run.DEFAULT_PART", 17)
+        patch.setattr("daskmeans.job.inputs.DEFAULT_PART", 17)
         run(*few)
 
 

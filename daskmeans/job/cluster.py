@@ -70,6 +70,14 @@ def describe_workers(config: ClusterConfig) -> Workers:
     return Workers(config.most_workers, 1, 0)
 
 
+# Dask's processes keep a profile of each second, messages and past graphs, which only a report has use for.
+SHORT_HISTORY = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.diagnostics.computations.max-history": 10,
+    "distributed.admin.low-level-log-length": 100,
+}
+
+
 @contextmanager
 def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
     """Make Dask compute on the cluster that `config` describes, and say what it has.
@@ -87,9 +95,8 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
             yield workers
         return
     opened = {"local": _local, "address": _connected, "mpi": _joined}.get(config.type, _deployed)(config)
-    # Workers keep a profile of each second for hours, which only a report has use for.
-    profile = dask.config.set({"distributed.worker.profile.enabled": config.performance_report})
-    with profile, _quiet_asyncio(), opened as client:
+    remembered = dask.config.set({} if config.performance_report else SHORT_HISTORY)
+    with remembered, _quiet_asyncio(), opened as client:
         _check_installed(client)
         yield _workers_of(client)
 
