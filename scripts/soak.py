@@ -27,7 +27,7 @@ SETTLED = 20
 
 JOB = """\
 input: {store: X.zarr}
-model: {n_clusters: 200, tol: 0, max_iter: %d, memory_budget: 512KiB, init: random, algorithm: lloyd}
+model: {n_clusters: 200, tol: 0, max_iter: %d, memory_budget: 2MiB, init: random, algorithm: lloyd}
 cluster: {type: address, options: {scheduler_file: scheduler.json}}
 output: {path: out, labels: false}
 """
@@ -66,8 +66,8 @@ def cluster() -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 def make_store() -> None:
     """Write noise, on which k-means goes on for long."""
-    rows = np.random.default_rng(0).standard_normal((100_000, 8), dtype="f4")
-    zarr.create_array("X.zarr", shape=rows.shape, chunks=(1000, 8), dtype="f4")[:] = rows
+    rows = np.random.default_rng(0).standard_normal((400_000, 8), dtype="f4")
+    zarr.create_array("X.zarr", shape=rows.shape, chunks=(4000, 8), dtype="f4")[:] = rows
 
 
 def rss_mib(processes: dict[str, subprocess.Popen[str]]) -> dict[str, float]:
