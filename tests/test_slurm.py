@@ -114,7 +114,7 @@ def test_the_driver_runs_as_a_job():
     assert job_id.isdigit()
     assert job_id in squeue()
     assert "#SBATCH --time=00:10:00" in Path("out.submit/driver.sh").read_text()
-    assert wait_until(lambda: not squeue(), timeout_s=60), squeue()
+    assert wait_until(lambda: not squeue(), timeout_s=180), squeue()
     printed = Path("out.submit/driver.log").read_text()
     assert Path("out/summary.json").is_file(), printed
     told = daskmeans("status", "out")
