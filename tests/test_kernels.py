@@ -214,3 +214,39 @@ def test_compiled_random_words_equal_their_python_source(monkeypatch):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(kernels.random_words(3, 4, places), compiled)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_reassigned_rows_have_the_labels_and_sums_of_all_rows_wherever_the_centers_go(rng, dtype, k):
+    X = (1000 + rng.normal(size=(1500, 3)) * rng.choice([1e-3, 1.0], size=(1500, 1))).astype(dtype)
+    weight = rng.integers(0, 3, size=1500).astype(float)
+    centers = X[:k].astype(np.float64)
+    offset, drift, total = X.mean(axis=0, dtype=np.float64), np.zeros(k), None
+    labels, reach = np.full(1500, -1, dtype=np.int32), np.full(1500, -np.inf, dtype=np.float32)
+    for step in (1.0, 0.3, 0.03, 0.003, 0.0):
+        moved = kernels.reassign(X, weight, Stack.of([centers]), offset, drift, labels, reach)
+        total = moved if total is None else kernels.Moved(*(a + b for a, b in zip(total, moved, strict=True)))
+        found = kernels.assign(X, weight, Stack.of([centers]), offset, with_labels=True)
+        np.testing.assert_array_equal(labels, found.labels[0])
+        np.testing.assert_allclose(total.sums, found.sums, rtol=1e-9, atol=1e-6)
+        np.testing.assert_array_equal(total.counts, found.counts)
+        np.testing.assert_array_equal(total.members, np.bincount(labels[weight > 0], minlength=k))
+        shift = step * rng.normal(size=centers.shape)
+        moved_to = (centers + shift).astype(dtype).astype(np.float64)
+        drift += 2 * np.sqrt(((moved_to - centers) ** 2).sum(axis=1)).max()
+        centers = moved_to
+
+
+def test_rows_that_centers_cannot_have_reached_are_not_looked_at(rng):
+    X, offset = rng.normal(size=(500, 2)), np.zeros(2)
+    labels, reach = np.full(500, -1, dtype=np.int32), np.full(500, -np.inf, dtype=np.float32)
+    stack = Stack.of([np.array([[-1.0, 0.0], [1.0, 0.0]])])
+    kernels.reassign(X, None, stack, offset, np.zeros(2), labels, reach)
+    gap = np.abs(np.sqrt(((X[:, None] - stack.centers) ** 2).sum(axis=2)) @ [1, -1])
+    np.testing.assert_allclose(reach, gap, atol=1e-5)
+    wrong = 1 - labels
+    kept = wrong.copy()
+    kernels.reassign(X, None, stack, offset, np.full(2, 0.5), wrong, reach)
+    np.testing.assert_array_equal(wrong[gap > 0.51], kept[gap > 0.51])
+    np.testing.assert_array_equal(wrong[gap < 0.49], labels[gap < 0.49])
