@@ -255,7 +255,7 @@ def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
     """Open a Zarr group or array for reading, or say why that is not possible."""
     try:
         options = None if storage_options is None else dict(storage_options)
-        return patiently(lambda: zarr.open(store, mode="r", storage_options=options), f"opening {store}")
+        node = patiently(lambda: zarr.open(store, mode="r", storage_options=options), f"opening {store}")
     except ImportError as error:
         raise ConfigError(
             f"{store}: a package that reads this kind of store is missing: {error}; "
@@ -269,6 +269,17 @@ def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
         ) from error
     except Exception as error:
         raise DataError(f"{store} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
+    _check_attributes(node)
+    return node
+
+
+def _check_attributes(node: Node) -> None:
+    """Raise where the metadata is damaged in a way that Zarr does not see."""
+    attributes = node.metadata.attributes
+    if not isinstance(attributes, dict):
+        raise DataError(
+            f"{node_label(node)} is damaged: the attributes in its metadata are {attributes!r}; expected a mapping"
+        )
 
 
 def _open_path(
@@ -320,6 +331,7 @@ def _bare_array(node: Node, array: str | None, label: str) -> str | None:
     members = dict(node.arrays())
     if array not in members:
         raise ConfigError(f"{label} has no array {array!r}{did_you_mean(array, sorted(members))}")
+    _check_attributes(members[array])
     return array if dimension_names(members[array]) is None else None
 
 

@@ -20,6 +20,7 @@ import zarr
 from rich.console import Console
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
+from daskmeans import open_samples
 from daskmeans.errors import DaskMeansError, DataError
 from daskmeans.job.configfile import load_config
 from daskmeans.job.run import run_job
@@ -202,3 +203,12 @@ def test_chunks_that_codecs_would_take_as_they_are(stores, name):
     chunk.write_bytes(chunk.read_bytes()[: 0 if name == "v3-shards" else 100])
     with pytest.raises(DataError, match=rf"{chunk.absolute()} is damaged: \d+ of \d+ bytes; write this chunk again"):
         run("short")
+
+
+@pytest.mark.parametrize("attributes", [[1, 2], 5, "text"])
+def test_attributes_that_are_no_mapping_are_named(tmp_path, attributes):
+    zarr.create_array(tmp_path / "X.zarr", shape=(10, 3), chunks=(5, 3), dtype="f4")[:] = 1
+    metadata = tmp_path / "X.zarr/zarr.json"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "attributes": attributes}))
+    with pytest.raises(DataError, match=r"X\.zarr is damaged: the attributes"):
+        open_samples(tmp_path / "X.zarr")
