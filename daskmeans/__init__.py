@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daskmeans.estimator import KMeans as KMeans
     from daskmeans.estimator import load as load
+    from daskmeans.job.results import open_results as open_results
     from daskmeans.selection import sweep as sweep
     from daskmeans.stores import open_samples as open_samples
 
-__all__ = ["KMeans", "load", "open_samples", "sweep"]
+__all__ = ["KMeans", "load", "open_results", "open_samples", "sweep"]
 __version__ = "0.1.0"
 
-_HOMES = {"KMeans": "estimator", "load": "estimator", "open_samples": "stores", "sweep": "selection"}
+_HOMES = {
+    "KMeans": "estimator",
+    "load": "estimator",
+    "open_results": "job.results",
+    "open_samples": "stores",
+    "sweep": "selection",
+}
 
 
 def __getattr__(name: str) -> Any:

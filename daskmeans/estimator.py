@@ -7,11 +7,12 @@ import json
 import numbers
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import (
@@ -374,8 +375,11 @@ class KMeans(
         centers = self.cluster_centers_.astype(np.float64)
         return Assign(Stack.of([centers]), centers.mean(axis=0), sink)
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted model to a file of plain arrays and JSON: no pickle, and nothing of length n_samples."""
+    def save(self, path: str | Path, storage_options: Mapping[str, Any] | None = None) -> None:
+        """Write the fitted model to a file of plain arrays and JSON: no pickle, and nothing of length n_samples.
+
+        `path` may be a URL, for which `storage_options` are passed to fsspec.
+        """
         check_is_fitted(self)
         arrays = {name: getattr(self, name) for name in _SAVED_ARRAYS}
         params = self.get_params()
@@ -390,7 +394,7 @@ class KMeans(
             "feature_names_in_": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
             "layout": self._layout,
         }
-        with Path(path).open("wb") as file:
+        with fsspec.open(str(path), "wb", **dict(storage_options or {})) as file:
             np.savez(file, header=np.array(json.dumps(header, default=_plain)), **arrays)
 
 
@@ -405,15 +409,24 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} cannot be written as JSON")
 
 
-def load(path: str | Path) -> KMeans:
-    """Return the model that `KMeans.save` wrote. Loading cannot run code: the file holds arrays and JSON only."""
+def load(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> KMeans:
+    """Return the model that `KMeans.save` wrote. Loading cannot run code: the file holds arrays and JSON only.
+
+    `path` may be a URL, for which `storage_options` are passed to fsspec. Results of `daskmeans run` are for
+    `open_results`.
+    """
     try:
-        with Path(path).open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as stored:
+        with (
+            fsspec.open(str(path), "rb", **dict(storage_options or {})) as file,
+            np.lib.npyio.NpzFile(file, allow_pickle=False) as stored,
+        ):
             header = json.loads(str(stored["header"]))
             if header["format"] == FORMAT:
                 return _restored(header, {name: stored[name] for name in _SAVED_ARRAYS})
     except FileNotFoundError:
         raise DataError(f"No model at {path}.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; results of `daskmeans run` are for open_results.") from None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no model that KMeans.save wrote, or it is damaged: {error}") from error
     raise DataError(f"{path} holds {header['format']!r}; expected {FORMAT!r}.")

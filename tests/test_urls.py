@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,9 +20,10 @@ from test_remote import credentials, s3_server  # noqa: F401
 from test_stores import ERA
 from typer.testing import CliRunner
 
+from daskmeans import KMeans, load, open_results
 from daskmeans.cli import app
 from daskmeans.errors import ConfigError, DataError
-from daskmeans.job import results
+from daskmeans.job import places, results
 from daskmeans.job.configfile import load_config
 from daskmeans.job.places import UNFINISHED, Place
 from daskmeans.job.predict import predict_job
@@ -108,6 +110,99 @@ def test_only_earlier_results_are_replaced(url):
     assert files_of(f"{url}-other") == ["mine.txt"]
 
 
+BEFORE, AFTER = "output.distances=false", "output.distances=true"
+
+
+def replaced(url, *more):
+    return run(f"output.path={url}", "output.overwrite=true", AFTER, *more)
+
+
+def spoil(monkeypatch, method, of, after=0):
+    """Let a method fail on what `of` names, after so many calls; return the method as it was."""
+    whole, calls = getattr(Place, method), []
+
+    def fail(self, *args, **kwargs):
+        calls.append(None)
+        if of in self.name and len(calls) > after:
+            raise OSError(errno.EACCES, "no more")
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Place, method, fail)
+    return whole
+
+
+def test_earlier_results_stay_until_the_new_ones_are_whole(url, monkeypatch):
+    run(f"output.path={url}", BEFORE)
+    files, root = fsspec.url_to_fs(url)
+    before = {name: files.cat_file(f"{root}/{name}") for name in files_of(url)}
+    seen = []
+    publish = Place.publish
+
+    def look(self, *args, **kwargs):
+        seen.append({name: files.cat_file(f"{root}/{name}") for name in files_of(url)})
+        publish(self, *args, **kwargs)
+
+    monkeypatch.setattr(Place, "publish", look)
+    replaced(url)
+    assert seen == [before]
+    assert "distances" in xr.open_zarr(f"{url}/result.zarr").load()
+    assert files_of(f"{url.removesuffix('/out')}/.out.new") == []
+
+
+@pytest.mark.parametrize(("method", "after"), [("upload", 1), ("upload", 2)])
+def test_a_replacement_that_fails_leaves_the_earlier_results(url, monkeypatch, method, after):
+    run(f"output.path={url}", BEFORE)
+    spoil(monkeypatch, method, ".out.new", after)
+    with pytest.raises((ConfigError, OSError)):
+        replaced(url)
+    assert "distances" not in open_results(url).load()
+    assert files_of(f"{url.removesuffix('/out')}/.out.new") == []
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_replacement_that_is_killed_while_it_is_copied_is_completed(url, monkeypatch, after):
+    run(f"output.path={url}", BEFORE)
+    monkeypatch.setattr(places, "COPIED_AT_ONCE", 3)
+    copy = spoil(monkeypatch, "_copy", url, after)
+    with pytest.raises(ConfigError, match="no more"):
+        replaced(url, "output.labels=true")
+    with pytest.raises(ConfigError, match="holds no results of a finished run"):
+        open_results(url)
+    monkeypatch.setattr(Place, "_copy", copy)
+    with pytest.raises(ConfigError, match="exists; choose another path"):  # the new ones, which are there now
+        run(f"output.path={url}")
+    assert "distances" in open_results(url).load()
+    assert files_of(f"{url.removesuffix('/out')}/.out.new") == []
+    local = run("output.path=here", AFTER)
+    assert files_of(url) == sorted(place.relative_to(local).as_posix() for place in local.rglob("*") if place.is_file())
+
+
+def test_what_others_have_where_a_replacement_is_made_is_left_alone(url):
+    run(f"output.path={url}")
+    with fsspec.open(f"{url.removesuffix('/out')}/.out.new/mine.txt", "wt") as file:
+        file.write("precious")
+    with pytest.raises(ConfigError, match=r"output.path: .*/.out.new is needed for new results"):
+        replaced(url)
+    assert files_of(f"{url.removesuffix('/out')}/.out.new") == ["mine.txt"]
+    assert dict(status_lines(url))["state"].startswith("finished")
+
+
+def test_results_and_models_at_urls_are_opened_from_python(url):
+    local = run()
+    run(f"output.path={url}")
+    xr.testing.assert_identical(open_results(url).load(), open_results(local).load())
+    assert open_results(url)["labels"].chunks is not None
+    model = KMeans(2, random_state=0).fit(np.arange(20.0).reshape(10, 2))
+    model.save(f"{url}-model.npz")
+    np.testing.assert_array_equal(load(f"{url}-model.npz").cluster_centers_, model.cluster_centers_)
+    with pytest.raises(DataError, match="No model at memory://"):
+        load(f"{url}-none.npz")
+    with pytest.raises(DataError, match="results of `daskmeans run` are for open_results"):
+        load(local)
+    with pytest.raises(ConfigError, match="holds no results"):
+        open_results(f"{url}-none")
+
+
 def test_a_run_that_fails_leaves_nothing_at_its_url(url):
     cut = xr.open_zarr(ERA, consolidated=False).load().drop_encoding()
     cut["u"][1, 2, 3, 4] = np.nan
@@ -185,6 +280,13 @@ def test_processes_read_from_s3_and_write_to_it(endpoints):
         assert "hush-hush" not in text
         assert "somebody" not in text
     assert UNFINISHED not in files_of(url, **options)
+    # Others get at it as the run did; what replaces it does so by copies that the server makes.
+    xr.testing.assert_identical(open_results(url, options).load(), expected)
+    predict_job(url, str(ERA), "labels.zarr", [f"output.storage_options={given}"], False, QUIET)
+    assert xr.open_zarr("labels.zarr")["labels"].load().equals(expected["labels"])
+    run(*remote, "output.overwrite=true", "output.distances=false")
+    xr.testing.assert_identical(open_results(url, options).load(), expected.drop_vars("distances"))
+    assert files_of(f"{url.rpartition('/')[0]}/.{url.rpartition('/')[2]}.new", **options) == []
 
 
 def test_what_may_be_secret_is_in_no_message():

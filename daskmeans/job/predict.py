@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from rich.console import Console
@@ -19,7 +20,7 @@ from daskmeans.job import results
 from daskmeans.job.chunks import check_chunks
 from daskmeans.job.cluster import Workers, describe_workers, open_cluster, translated_errors
 from daskmeans.job.config import ClusterConfig, JobConfig
-from daskmeans.job.configfile import load_config
+from daskmeans.job.configfile import Origins, apply_override, load_config
 from daskmeans.job.digest import check_digest
 from daskmeans.job.fields import without_masked
 from daskmeans.job.inputs import budget_of, create_labels, open_input, some
@@ -35,6 +36,9 @@ from daskmeans.steps import Assign, Both, Survey
 from daskmeans.stores import OpenedStore
 
 OUTPUT_KEY = "OUTPUT"
+
+# Where the run that made the results was told how to get at them.
+RESULT_OPTIONS = "output.storage_options"
 
 # The file that makes a folder of labels a Zarr group.
 GROUP_MARK = "zarr.json"
@@ -64,14 +68,14 @@ def predict_job(
     ConfigError, DataError, ClusterError
         What the person must mend. Nothing that looks like labels is left.
     """
-    source = Place.of(result)
+    source = Place.of(result, _result_options(overrides))
     clusters = results.open_clusters(source)
     check_digest(source, clusters)
     config = _config_of(source, overrides)
     options = without_masked(config.input.storage_options) if "://" in store else None
     new_input = config.input.model_copy(update={"store": store, "weights": None, "storage_options": options})
     place = Place.of(output, without_masked(config.output.storage_options))
-    check_free(place, OUTPUT_KEY, mark=GROUP_MARK, overwrite=overwrite)
+    check_free(place, OUTPUT_KEY, last=[GROUP_MARK], overwrite=overwrite)
     check_reach(place, OUTPUT_KEY, config.cluster.type)
     workers = describe_workers(config.cluster)
     opened = open_input(new_input, budget_of(config, workers))
@@ -88,6 +92,16 @@ def predict_job(
             _label(Scanner(opened.samples, 0, listener), clusters, sink)
         results.consolidate(stage.folder)
     console.print(f"Labels of {opened.samples.n_samples:,} samples: {place.name}", soft_wrap=True)
+
+
+def _result_options(overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Return how to get at results at a URL: as the run did, which wrote no secrets into them."""
+    data: dict[str, Any] = {}
+    for override in overrides:
+        if override.partition("=")[0].strip().startswith(RESULT_OPTIONS):
+            apply_override(data, Origins("--set"), override)
+    found = data.get("output", {}).get("storage_options")
+    return found if isinstance(found, dict) else None
 
 
 def _config_of(source: Place, overrides: Sequence[str]) -> JobConfig:

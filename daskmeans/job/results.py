@@ -281,6 +281,39 @@ def open_stage(stage: Stage) -> xr.Dataset:
     return result.assign(written)
 
 
+def open_results(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Open what `daskmeans run` has left: ``labels``, ``centers`` and all else that is in its ``result.zarr``.
+
+    Parameters
+    ----------
+    path : the run's ``output.path``: a folder, or a URL.
+    storage_options : passed to fsspec, for URLs.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy, in the chunks that are stored.
+
+    Raises
+    ------
+    ConfigError
+        There are no results, or they are damaged.
+    """
+    return _opened(Place.of(path, storage_options), chunks={})
+
+
+def _opened(place: Place, **options: Any) -> xr.Dataset:
+    """Open the results at `place`, if they are whole."""
+    if not is_finished(place):
+        raise ConfigError(f"RESULT: {place.name} holds no results of a finished run (no {SUMMARY} in it)")
+    group = place.location(RESULT, "")
+    try:
+        found: xr.Dataset = xr.open_zarr(group.path, storage_options=group.storage_options, **options)
+    except Exception as error:
+        raise ConfigError(f"RESULT: {group.path} cannot be read: {error}") from error
+    return found
+
+
 def open_clusters(place: Place) -> xr.Dataset:
     """Return the arrays of a fitted model, read from the results at `place`, without labels.
 
@@ -289,20 +322,13 @@ def open_clusters(place: Place) -> xr.Dataset:
     ConfigError
         There are no results, or they are damaged.
     """
-    if not is_finished(place):
-        raise ConfigError(f"RESULT: {place.name} holds no results of a finished run (no {SUMMARY} in it)")
-    group = place.location(RESULT, "")
+    clusters = _opened(place, drop_variables=list(PER_SAMPLE), chunks=None)
+    # Coordinates of the labels are none of the model's.
+    own = [name for name, variable in clusters.variables.items() if variable.ndim and {*variable.dims} <= MODEL_DIMS]
     try:
-        clusters: xr.Dataset = xr.open_zarr(
-            group.path, drop_variables=list(PER_SAMPLE), chunks=None, storage_options=group.storage_options
-        )
-        # Coordinates of the labels are none of the model's.
-        own = [
-            name for name, variable in clusters.variables.items() if variable.ndim and {*variable.dims} <= MODEL_DIMS
-        ]
         return clusters[own].load()
     except Exception as error:
-        raise ConfigError(f"RESULT: {group.path} cannot be read: {error}") from error
+        raise ConfigError(f"RESULT: {place.at(RESULT)} cannot be read: {error}") from error
 
 
 def is_finished(place: Place) -> bool:

@@ -167,13 +167,13 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
                     note = SampleNote(journal)
                     fitted, choice = fit_one_or_choose(scanner, _options(job), sink, note, several=several)
                 clusters = _clusters(fitted, job)
-                with told_of(place, OUTPUT_KEY):
+                with told_of(place.name, OUTPUT_KEY):
                     results.write_clusters(stage.folder / results.RESULT, clusters)
                 summary = _summary(job, fitted, scanner, time.perf_counter() - began) | summary_of(choice)
                 log.write("done", inertia=fitted.inertia, n_iter=fitted.n_iter, peak_bytes=scanner.peak_rss_bytes)
             config_text = dump_config(job.config)
             summary |= {"warnings": noted, digest.KEY: digest.digest_of(clusters, config_text)}
-            with told_of(place, OUTPUT_KEY):
+            with told_of(place.name, OUTPUT_KEY):
                 results.write_summary(stage.folder, summary, config_text)
                 write_table(stage.folder, choice)
                 note.write_projection(stage.folder, fitted.scaled_centers, scanner.samples.loader.transform)
@@ -188,7 +188,7 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
 def _output(config: JobConfig) -> Place:
     """Return where the results are to be, if nothing is in the way."""
     place = Place.of(config.output.path, config.output.storage_options)
-    check_free(place, OUTPUT_KEY, mark=results.SUMMARY, overwrite=config.output.overwrite)
+    check_free(place, OUTPUT_KEY, last=MARKS, overwrite=config.output.overwrite)
     check_reach(place, OUTPUT_KEY, config.cluster.type)
     return place
 

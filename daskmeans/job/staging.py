@@ -30,55 +30,62 @@ class Stage:
     folder : an empty folder, for all but what workers write at a URL.
     place : where they are to be.
     key : what the person calls that.
-    has_begun : whether a URL was cleared for them.
+    room : the URL that was cleared to make them, if they are to be at one: there, or beside earlier results.
     """
 
     folder: Path
     place: Place
     key: str
-    has_begun: bool = False
+    room: Place | None = None
 
-    def begin(self) -> None:
-        """Make room at a URL, since everything that can be refused before has been. Earlier results are gone then."""
-        if self.place.is_remote and not self.has_begun:
-            with told_of(self.place, self.key):
-                self.place.begin()
-            self.has_begun = True
+    def begin(self) -> Place | None:
+        """Make room at a URL, since everything that can be refused before has been."""
+        if self.place.is_remote and self.room is None:
+            with told_of(self.place.name, self.key):
+                self.room = self.place.make_room()
+        return self.room
 
     def written_at(self, name: str) -> Location:
         """Return where workers write the Zarr group called `name`."""
         token = uuid.uuid4().hex
-        if self.place.is_remote:
-            return self.place.location(name, token)
+        if self.room is not None:
+            return self.room.location(name, token)
         return Location(str(self.folder / name) if name else str(self.folder), None, token)
 
     def show(self, names: Sequence[str]) -> None:
         """Let workers see files of the folder that they need for writing."""
-        if self.place.is_remote:
-            self.place.upload(self.folder, names)
+        if self.room is not None:
+            self.room.upload(self.folder, names)
 
 
-def check_free(place: Place, key: str, *, mark: str, overwrite: bool) -> None:
+def check_free(place: Place, key: str, *, last: Sequence[str], overwrite: bool) -> None:
     """Raise ConfigError if results at `place` would destroy something.
+
+    Results that are whole, but were killed before they were all in the place of earlier ones, are put there first.
 
     Parameters
     ----------
     place : where results are to appear.
     key : what the person calls it.
-    mark : file by which such results are known; nothing else is ever replaced.
+    last : files that say that such results are whole; by the last of them they are known, and nothing else is ever
+        replaced.
     overwrite : whether earlier results may be replaced.
     """
     if not place.is_remote and not os.path.lexists(place.folder):
         return
     if place.is_remote:
-        with told_of(place, key):
+        with told_of(place.name, key):
+            if place.is_half_replaced(last=last):
+                place.folder.parent.mkdir(parents=True, exist_ok=True)
+                with locked(place.folder, key):
+                    place.settle(last=last)
             if place.is_empty() or place.has(UNFINISHED):
                 return
     if not overwrite:
         raise ConfigError(f"{key}: {place.name} exists; choose another path, or replace it with --overwrite")
-    if not place.has(mark):
+    if not place.has(last[-1]):
         raise ConfigError(
-            f"{key}: {place.name} exists and holds no earlier results (no {mark} in it), so it is not "
+            f"{key}: {place.name} exists and holds no earlier results (no {last[-1]} in it), so it is not "
             "overwritten; choose another path, or remove it yourself"
         )
 
@@ -96,7 +103,7 @@ def check_reach(place: Place, key: str, cluster_type: str) -> None:
 def staged_at(place: Place, key: str, *, last: Sequence[str]) -> Iterator[Stage]:
     """Yield where to write results that are to appear at `place` if the body ends well.
 
-    Earlier results in a folder stay whole until they are replaced; those at a URL are removed when the new ones begin.
+    Earlier results stay whole until they are replaced, those at a URL until the new ones are copied over them.
 
     Parameters
     ----------
@@ -115,13 +122,14 @@ def staged_at(place: Place, key: str, *, last: Sequence[str]) -> Iterator[Stage]
         stage = Stage(folder, place, key)
         try:
             yield stage
-            stage.begin()
-            with told_of(place, key):
-                place.publish(folder, last=last)
+            room = stage.begin()
+            assert room is not None
+            with told_of(place.name, key):
+                place.publish(folder, room, last=last)
         except BaseException:
-            if stage.has_begun:
-                with contextlib.suppress(Exception):
-                    place.remove()
+            with contextlib.suppress(Exception):
+                if stage.room is not None and not place.is_half_replaced(last=last):
+                    stage.room.remove()
             raise
 
 
@@ -154,7 +162,7 @@ def drafted(path: Path, key: str) -> Iterator[Path]:
     folder = path.parent / _hidden_name(path, PARTIAL)
     try:
         with ExitStack() as stack:
-            with _told(path, key):
+            with told_of(path, key):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(path, key))
                 _clean_up(path)
@@ -167,18 +175,9 @@ def drafted(path: Path, key: str) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _told(path: Path, key: str) -> Iterator[None]:
-    """Say of an error of the file system which key it comes from."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be written: {error}") from error
-
-
 def _put_in_place(folder: Path, path: Path, key: str) -> None:
     """Rename `folder` to `path`; what was there leaves last."""
-    with _told(path, key):
+    with told_of(path, key):
         if not os.path.lexists(path):
             folder.rename(path)
             return
