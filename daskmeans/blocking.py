@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from daskmeans.errors import ConfigError, DataError
 from daskmeans.gridded import NamedWeight, stored_edges
 from daskmeans.memory import (
-    MIB,
+    LARGEST_BLOCK_BYTES,
     ROW_OVERHEAD_BYTES,
     Budget,
     Edges,
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from daskmeans.gridded import GriddedSource
-
-# Without a budget: large enough that the cost of a task does not show.
-DEFAULT_BLOCK_BYTES = 64 * MIB
 
 # Above this, labels are written in chunks as large as the blocks.
 MANY_LABEL_CHUNKS = 10_000
@@ -75,13 +72,13 @@ def plan_grid(source: GriddedSource, budget: Budget | None) -> tuple[Grid, tuple
     axes = _axes(source)
     shape = [axis.size for axis in axes]
     _check_not_empty(source, axes)
-    block_bytes = DEFAULT_BLOCK_BYTES if budget is None else budget.block_bytes
+    block_bytes = LARGEST_BLOCK_BYTES if budget is None else budget.block_bytes
     row_bytes = source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
     stored = _choose_edges(source, axes, block_bytes // row_bytes)
     edges = [axis.clip(edge) for axis, edge in zip(axes, stored, strict=True)]
     pieces = _pieces(source)
     if budget is not None and max(pieces.values()) > 1:
-        edges = _cut_to_fit(edges, axes, _room(budget) // _read_bytes(source))
+        edges = _cut_to_fit(edges, axes, budget.work_bytes // _read_bytes(source))
     _check_fits(source, edges, axes, budget)
     bounds = plan_bounds_at(shape, edges, row_bytes, block_bytes)
     repeated = _warn_of_repeated_reads(source, axes, bounds, pieces)
@@ -204,19 +201,14 @@ def _read_bytes(source: GriddedSource) -> int:
     return 2 * source.width * source.dtype.itemsize + ROW_OVERHEAD_BYTES
 
 
-def _room(budget: Budget) -> int:
-    """Return the bytes for blocks that are worked on."""
-    return budget.total_bytes - budget.kept_bytes
-
-
 def _check_fits(source: GriddedSource, edges: Sequence[Edges], axes: Sequence[Axis], budget: Budget | None) -> None:
     """Raise where the smallest block and its copies need more than the budget leaves for blocks."""
     if budget is None:
         return
     lengths = [longest_gap(edge, axis.size) for edge, axis in zip(edges, axes, strict=True)]
-    needed, room = math.prod(lengths) * _read_bytes(source), _room(budget)
+    needed, room = math.prod(lengths) * _read_bytes(source), budget.work_bytes
     if needed > room:
-        enough = 1.02 * needed * budget.total_bytes / room
+        enough = Budget.for_rows(int(1.02 * needed * budget.row_bytes / room)).total_bytes
         shape = ", ".join(f"{axis.dim}: {n}" for axis, n in zip(axes, lengths, strict=True))
         raise ConfigError(
             f"{source.handle.label}: one chunk of rows ({shape}) has {math.prod(lengths):,} rows "

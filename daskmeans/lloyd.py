@@ -151,35 +151,43 @@ def lloyd(
     while moving := [m for m in state.models if not m.converged and m.n_iter < stop.max_iter]:
         waiting = [m for m in state.models if method.settles and m.converged and not m.settled]
         stack = Stack.of([model.centers for model in (*moving, *waiting)])
-        active: Sequence[ActiveRows | None] = [None] * len(moving)
         if bounds is not None:
             found = bounds.assigned([id(model) for model in moving], stack)
+            active: list[ActiveRows] = []
         else:
             found, active = _full_pass(scanner, moving, stack, offset, method, FOR_FROZEN + state.n_passes)
         state.n_passes += 1
         for model, part in zip(waiting, found[len(moving) :], strict=True):
             model.settle(part)
-        for model, part, rows in zip(moving, found, active, strict=False):
-            if model.retreat is not None and part.inertia.sum() >= model.inertia_to_better:
-                model.centers, model.retreat = model.retreat, None
-                model.trust = max(LEAST_TRUST, model.trust / 2)
-                continue
-            if model.retreat is not None:
-                model.trust, model.retreat = min(MOST_TRUST, 2 * model.trust), None
-            advance(model, part, stop, dtype)
-            model.settled = model.settled and bounds is None
-            if rows is not None and (method.settles or not model.converged):
-                iterate_on(rows, model, stop, method, dtype)
+        for model, part in zip(moving, found, strict=False):
+            # Taken from the list, so that these rows are gone before the next pass keeps others.
+            _take_over(model, part, active.pop(0) if active else None, stop, method, dtype)
         ahead = min(range(len(moving)), key=lambda m: found[m].inertia.sum())
         scanner.judge(float(found[ahead].inertia.sum()), moving[ahead].sq_shift)
         if save is not None:
             save(state)
 
 
+def _take_over(
+    model: Model, found: Assigned, rows: ActiveRows | None, stop: Stop, method: Method, dtype: np.dtype[Any]
+) -> None:
+    """Move `model` on by what a full pass has found, and by what its active rows allow."""
+    if model.retreat is not None and found.inertia.sum() >= model.inertia_to_better:
+        model.centers, model.retreat = model.retreat, None
+        model.trust = max(LEAST_TRUST, model.trust / 2)
+        return
+    if model.retreat is not None:
+        model.trust, model.retreat = min(MOST_TRUST, 2 * model.trust), None
+    advance(model, found, stop, dtype)
+    model.settled = model.settled and not method.bounded
+    if rows is not None and (method.settles or not model.converged):
+        iterate_on(rows, model, stop, method, dtype)
+
+
 def _full_pass(
     scanner: Scanner, models: Sequence[Model], stack: Stack, offset: Float64s, method: Method, purpose: int
-) -> tuple[list[Assigned], Sequence[ActiveRows | None]]:
-    """Assign all rows, and keep the active ones of each model; `purpose` is that of the random words.
+) -> tuple[list[Assigned], list[ActiveRows]]:
+    """Assign all rows, and keep the active ones of each model, if of any; `purpose` is that of the random words.
 
     The `models` are the first ones of the stack; of those after them no rows are kept.
     """
@@ -188,7 +196,7 @@ def _full_pass(
     of_models = Stack.of([model.centers for model in models])
     thresholds = None if choice is None else choice.thresholds(of_models, offset, [model.shift for model in models])
     if choice is None or thresholds is None:
-        return split(scanner.scan(assign, "iteration"), stack), [None] * len(models)
+        return split(scanner.scan(assign, "iteration"), stack), []
     thresholds += [np.zeros(stop - start) for start, stop in itertools.pairwise(stack.starts[len(models) :])]
     step = AssignAndKeep(assign, thresholds, method.seed, purpose if choice.sampled else None)
     frozen, kept = scanner.scan_and_keep(step, "iteration")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import dask
@@ -111,6 +112,25 @@ def test_both_take_fewer_passes_where_clusters_overlap():
         assert model.converged
     assert passes["exact"] < passes["plain"]
     assert passes["ahead"] <= passes["plain"] / 3
+
+
+def test_active_rows_are_gone_before_the_next_pass_keeps_others():
+    X = np.random.default_rng(0).random((3000, 2)).astype(np.float32)
+    samples = Samples(Loader(ArraySource(X, None), Grid((tuple(range(0, 3001, 100)),)), "error"), n_samples=len(X))
+    kept = []
+
+    class Watch(Scanner):
+        def scan_and_keep(self, step, title):
+            assert not any(block() for block in kept)
+            found, scanners = super().scan_and_keep(step, title)
+            kept.extend(weakref.ref(block) for scanner in scanners for block in scanner._kept.values())
+            return found, scanners
+
+    scanner, models = Watch(samples), [Model(X[start : start + 9].astype(np.float64)) for start in (0, 9)]
+    method = Method(Choice(X, 0.2, sampled=True), look_ahead=True)
+    with dask.config.set(scheduler="synchronous"):
+        lloyd(scanner, State(models), Stop(500, 1e-6), X.mean(axis=0), method)
+    assert len(kept) > 3 * 2 * 30
 
 
 def test_the_largest_other_shift_is_that_of_any_other_center():

@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from daskmeans.cli import app
-from daskmeans.memory import GIB, MIB, Budget
+from daskmeans.memory import GIB, MIB, PROCESS_BYTES, ROWS_ONLY, Budget
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -91,11 +91,14 @@ def test_the_reference_is_that_of_the_code():
 
 def test_the_shares_of_the_budget_are_those_of_the_code():
     small, large = Budget(16 * MIB), Budget(1024 * GIB)
-    for share, most in (("block_bytes", " 64 MiB"), ("sample_bytes", " 256 MiB"), ("kept_bytes", None)):
+    for share, most in (("block_bytes", " 16 MiB"), ("sample_bytes", " 256 MiB"), ("kept_bytes", None)):
         part = Fraction(getattr(small, share), small.total_bytes)
         assert f"| {part}{f', at most{most}' if most else ''} |" in README
         if most:
             assert getattr(large, share) == int(most.split()[0]) * MIB
+    assert f"Of budgets above {ROWS_ONLY // MIB} MiB up to\n{PROCESS_BYTES // MIB} MiB are set apart" in README
+    assert [Budget(n * MIB).row_bytes // MIB for n in (16, 128, 400, 528, 1024)] == [16, 128, 128, 128, 624]
+    assert all(Budget.for_rows(n * MIB).row_bytes == n * MIB for n in (1, 128, 129, 5000))
 
 
 def test_each_dependency_is_explained():

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from daskmeans.errors import ConfigError
 from daskmeans.job.cluster import Workers
-from daskmeans.memory import MIB, Plan, format_bytes
-
-# Python with NumPy, Numba, Zarr and Dask, before it holds a row (measured: 300 to 330 MiB).
-PROCESS_BYTES = 340 * MIB
+from daskmeans.memory import PROCESS_BYTES, Plan, format_bytes
 
 # Of a worker's memory; above it, Dask's workers begin to spill to disk.
 USABLE_SHARE = 0.7
@@ -71,7 +68,7 @@ class JobPlan:
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what is planned, for people: a name and a value each."""
-        rows, workers = self.rows, self.workers
+        rows, workers, budget = self.rows, self.workers, self.rows.budget
         kept = "all of it" if rows.fits else f"{format_bytes(self.kept_bytes)} of it"
         largest = format_bytes(rows.largest_block_rows * rows.row_bytes)
         most = self.fixed_passes + self.max_iter
@@ -85,5 +82,5 @@ class JobPlan:
             ("passes", f"{self.fixed_passes} and one for each iteration; at most {most:,}"),
             ("workers", f"{workers.n_workers} with {workers.n_threads} threads each"),
             ("memory", memory),
-            ("budget", f"{format_bytes(rows.budget.total_bytes)} for rows, over all workers"),
+            ("budget", f"{format_bytes(budget.total_bytes)}, {format_bytes(budget.row_bytes)} of it for rows"),
         ]
