@@ -277,6 +277,9 @@ class _Graph:
 
     Their shape depends on the number of blocks alone: so the bits of the result do not depend on who computes it.
 
+    All names end in the token of the pass. The scheduler groups tasks by name, and hands those of a group out as
+    workers get free only if what they depend on is in small groups: one that passes share would grow.
+
     Attributes
     ----------
     root : key of the merged result.
@@ -286,8 +289,8 @@ class _Graph:
 
     def __init__(self, scanner: Scanner, work: _Work, token: str) -> None:
         self.samples, self.token = scanner.samples, token
-        self.work = TaskRef(f"work-{token}")
-        self.tasks: dict[Key, Task] = {self.work.key: Task(self.work.key, work.itself)}
+        self.tasks: dict[Key, Task] = {}
+        self.work = TaskRef(self._add(f"work-{token}", 0, work.itself))
         n_blocks = self.samples.grid.n_blocks
         self.new_blocks: dict[int, Key] = {}
         if scanner._keeps_all():
@@ -320,12 +323,11 @@ class _Graph:
 
     def _add_merges(self, keys: list[Key]) -> Key:
         """Add the reduction tree."""
-        level = 0
+        numbers = itertools.count()
         while len(keys) > 1:
             groups = [List(*map(TaskRef, keys[begin : begin + FAN_IN])) for begin in range(0, len(keys), FAN_IN)]
-            name = f"merge-{level}-{self.token}"
-            keys = [self._add(name, i, _merge_task, self.work, group) for i, group in enumerate(groups)]
-            level += 1
+            name = f"merge-{self.token}"
+            keys = [self._add(name, next(numbers), _merge_task, self.work, group) for group in groups]
         return keys[0]
 
     def _chunks(self, i: int) -> Any:

@@ -12,6 +12,7 @@ import dask.array as da
 import naive
 import numpy as np
 import pytest
+from distributed.utils import key_split_group
 
 from daskmeans import scan as scan_module
 from daskmeans.samples import row_dtype, samples_from_array, samples_from_chunks
@@ -178,3 +179,11 @@ def test_blocks_lost_with_a_worker_are_read_again(client):
     expected = pass_.scan(Sum())
     client.restart_workers([next(worker for worker, keys in client.has_what().items() if keys)], timeout=30)
     assert pass_.scan(Sum()) == expected
+
+
+def test_tasks_of_two_passes_are_in_no_group_together():
+    # Dask's scheduler would not hand out the blocks one by one, once it has seen the tasks of some passes.
+    pass_ = scanner(da.ones((300, 1), chunks=1))
+    work = scan_module._Work(pass_.samples.loader, Sum(), 0, scan_module._silent, True)
+    groups = [{key_split_group(key) for key in scan_module._Graph(pass_, work, token).tasks} for token in ("0a", "1b")]
+    assert not groups[0] & groups[1]
