@@ -23,23 +23,24 @@ from sklearn.base import (
     clone,
 )
 from sklearn.cluster import KMeans as ScikitKMeans
+from sklearn.cluster import MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from daskmeans import inputs, kernels
 from daskmeans.errors import DataError
-from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, fit
-from daskmeans.inputs import finite_rows, resolve_budget
+from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, check_surveyed, fit
+from daskmeans.inputs import StaysLazy, finite_rows, resolve_budget
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.labelled import centers_dataset, label_samples, measure_samples
 from daskmeans.memory import Budget
-from daskmeans.minibatch import Batched
+from daskmeans.minibatch import Batched, Collect
 from daskmeans.samples import Rows, row_dtype, samples_from_array
 from daskmeans.scan import PassReport, Scanner
-from daskmeans.steps import Assign, Gather
+from daskmeans.steps import Assign, Both, Gather, Survey
 from daskmeans.stores import OpenedStore
 from daskmeans.transforms import Normalize, on_sphere
 
@@ -47,6 +48,7 @@ FORMAT = "daskmeans model, version 1"
 
 
 class KMeans(
+    StaysLazy,
     ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
     ClusterMixin,  # type: ignore[misc]
@@ -192,8 +194,10 @@ class KMeans(
         self._adopt(fitted, samples.dtype, X)
         return self
 
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Move the centers by a batch of rows in memory (Sculley 2010); the first batch seeds them.
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, sample_dims: Sequence[str] | None = None
+    ) -> Self:
+        """Move the centers by a batch of rows, which is taken into memory (Sculley 2010); the first batch seeds them.
 
         Each center is the weighted mean of the rows that it has been given so far. Centers that get hardly any rows
         move to rows of the batch, as in scikit-learn's MiniBatchKMeans. After `fit` it goes on from there.
@@ -201,13 +205,16 @@ class KMeans(
 
         Parameters
         ----------
-        X : (n_samples, n_features) NumPy array; the first must have at least `n_clusters` rows.
-        sample_weight : (n_samples,) array, or None for 1.
+        X : whatever `fit` takes, (n_samples, n_features); the first must have at least `n_clusters` rows.
+        sample_weight, sample_dims : as for `fit`.
         """
         self._validate_params()
         begins = not hasattr(self, "cluster_centers_")
-        rows = _compared(inputs.rows_in_memory(self, X, reset=begins), self._normalize)
-        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        budget = resolve_budget(self.memory_budget)
+        samples, X = inputs.view(self, X, sample_weight, budget, sample_dims=sample_dims, reset=begins)
+        samples = samples.with_transform(self._normalize)
+        surveyed, (rows, weight) = Scanner(samples).scan(Both(Survey(1, 0, samples.n_samples), Collect()), "batch")
+        check_surveyed(surveyed, samples, n_clusters=1)
         if begins:
             self._begin(rows, weight)
         seen = Batched(self.cluster_centers_.astype(np.float64), self.counts_, getattr(self, "_since_reassigned", 0.0))
@@ -217,15 +224,20 @@ class KMeans(
         moved = seen.moved_by(found.sums, found.counts).reassigned(rows, weight, generator)
         if self.metric == "cosine":
             moved = moved._replace(centers=on_sphere(moved.centers, seen.centers))
+        self.inertia_per_cluster_, self.labels_ = found.inertia, np.concatenate(found.outputs)
+        if isinstance(X, OpenedStore):
+            self.labels_ = label_samples(self._seen(X), seen.centers).compute()
+            self.centers_ = centers_dataset(X, moved.centers.astype(rows.dtype))
         self.cluster_centers_ = moved.centers.astype(rows.dtype)
         self.counts_, self._since_reassigned = moved.counts, moved.since_reassigned
-        self.inertia_per_cluster_, self.labels_ = found.inertia, np.concatenate(found.outputs)
         self.inertia_ = float(found.inertia.sum())
         self.n_iter_ += 1
         self.n_passes_ += 1
+        self.converged_ = False
         return self
 
     cluster_centers_: npt.NDArray[Any]
+    labels_: Any
     counts_: Float64s
     n_iter_: int
     n_passes_: int
@@ -239,7 +251,6 @@ class KMeans(
             start.fit(rows, sample_weight=weight)
         self.cluster_centers_, self.counts_ = start.cluster_centers_, np.zeros(self.n_clusters)
         self.n_iter_ = self.n_passes_ = 0
-        self.converged_ = False
         self._batch_seed = seed_of(self.random_state)
         self._n_features_out = self.n_clusters
 
@@ -263,16 +274,27 @@ class KMeans(
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
-        """Return a model with the centers of a fitted `sklearn.cluster.KMeans` or `MiniBatchKMeans`."""
+        """Return a model with the centers of a fitted `sklearn.cluster.KMeans` or `MiniBatchKMeans`.
+
+        `counts_` are numbers of rows, since a KMeans keeps no weights; a MiniBatchKMeans does, and its are taken.
+        """
+        if not isinstance(model, (ScikitKMeans, MiniBatchKMeans)):
+            raise DataError(f"Got a {type(model).__name__}; expected scikit-learn's KMeans or MiniBatchKMeans.")
         check_is_fitted(model)
         centers = np.array(model.cluster_centers_)
         found = cls(len(centers), init=centers, n_init=1, tol=model.tol, random_state=model.random_state)
         found.cluster_centers_, found.n_features_in_ = centers, centers.shape[1]
-        found.inertia_, found.n_iter_, found.n_passes_ = float(model.inertia_), int(model.n_iter_), 0
-        found.labels_ = np.asarray(model.labels_, dtype=np.int32)
-        found.counts_ = np.bincount(found.labels_, minlength=len(centers)).astype(np.float64)
+        found.inertia_, found.n_passes_ = float(model.inertia_), 0
+        # A MiniBatchKMeans that was fitted batch by batch knows no n_iter_, and one without compute_labels no labels_.
+        found.n_iter_ = int(getattr(model, "n_iter_", getattr(model, "n_steps_", 0)))
+        if hasattr(model, "labels_"):
+            found.labels_ = np.asarray(model.labels_, dtype=np.int32)
+        if isinstance(model, MiniBatchKMeans):
+            found.counts_ = np.array(model._counts, dtype=np.float64)
+        else:
+            found.counts_ = np.bincount(found.labels_, minlength=len(centers)).astype(np.float64)
         found.inertia_per_cluster_ = np.full(len(centers), np.nan)
-        found.converged_ = found.n_iter_ < model.max_iter
+        found.converged_ = hasattr(model, "n_iter_") and found.n_iter_ < model.max_iter
         found._n_features_out = len(centers)
         if hasattr(model, "feature_names_in_"):
             found.feature_names_in_ = model.feature_names_in_
@@ -342,7 +364,10 @@ class KMeans(
         return np.concatenate(Scanner(samples).scan(self._assign(Gather())).outputs)
 
     def transform(self, X: Any) -> Any:
-        """Return the distances to all centers, (n_samples, n_clusters), in the dtype of the rows; lazy as `predict`."""
+        """Return the distances to all centers, (n_samples, n_clusters), in the dtype of the rows; lazy as `predict`.
+
+        What is lazy or has named dimensions stays so, whatever was asked of `set_output`.
+        """
         check_is_fitted(self)
         X, _ = inputs.named(self, X, None, resolve_budget(self.memory_budget), reset=False)
         if isinstance(X, OpenedStore):
@@ -473,7 +498,10 @@ def _nearest(X: npt.NDArray[Any], *, centers: Float64s, normalize: Normalize | N
 
 
 def _distances(X: npt.NDArray[Any], *, centers: npt.NDArray[Any], normalize: Normalize | None) -> npt.NDArray[Any]:
-    distances: npt.NDArray[Any] = euclidean_distances(_compared(X, normalize), centers)
+    rows = _compared(X, normalize)
+    if not len(rows):  # scikit-learn measures no distances of an empty chunk
+        return np.empty((0, len(centers)), dtype=rows.dtype)
+    distances: npt.NDArray[Any] = euclidean_distances(rows, centers)
     return distances
 
 

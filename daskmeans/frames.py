@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from dask.base import is_dask_collection
 from dask.utils import is_dataframe_like, is_series_like
 
@@ -20,7 +21,16 @@ def array_of(frame: Any) -> Any:
     if not is_dask_collection(frame) or not (is_dataframe_like(frame) or is_series_like(frame)):
         return frame
     dtypes = frame._meta.dtypes if is_dataframe_like(frame) else {frame.name: frame.dtype}
-    for name, dtype in dtypes.items():
-        if dtype.kind not in "biuf":
-            raise DataError(f"Column {name!r} of the DataFrame has dtype {dtype}; expected real numbers.")
+    plain = {name: _plain_dtype(name, dtype) for name, dtype in dtypes.items()}
+    if any(plain[name] != dtype for name, dtype in dtypes.items()):
+        frame = frame.astype(plain if is_dataframe_like(frame) else plain[frame.name])
     return frame.to_dask_array()
+
+
+def _plain_dtype(name: Any, dtype: Any) -> np.dtype[Any]:
+    """Return NumPy's dtype for a column: a float for nullable and Arrow-backed ones, as NaN is what is missing."""
+    if dtype.kind not in "biuf":
+        raise DataError(f"Column {name!r} of the DataFrame has dtype {dtype}; expected real numbers.")
+    if isinstance(dtype, np.dtype):
+        return dtype
+    return np.dtype(dtype.numpy_dtype if dtype.kind == "f" else np.float64)

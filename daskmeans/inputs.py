@@ -6,6 +6,7 @@ The functions take the estimator first, as scikit-learn's `validate_data` does: 
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ import numpy.typing as npt
 import zarr
 from dask.base import optimize
 from scipy.sparse import issparse
+from sklearn.base import TransformerMixin
+from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, validate_data
 
 from daskmeans import kernels
@@ -89,8 +92,14 @@ def _check_names(estimator: Any, names: npt.NDArray[Any]) -> None:
         raise DataError(f"Feature {i} of X is {names[i]}, but it was {expected[i]} when {kind} was fitted.")
 
 
+# What a fit leaves only for some kinds of data: the next one may be of another kind.
+OF_NAMED = ("feature_names_in_", "_layout", "centers_", "n_dropped_")
+
+
 def plain(estimator: Any, X: Any, *, reset: bool) -> Any:
     """Return a Dask DataFrame as a Dask array, once its columns have been checked; all else as it is."""
+    for name in OF_NAMED if reset else ():
+        vars(estimator).pop(name, None)
     if is_dask_frame(X):
         _check_feature_names(estimator, X._meta, reset=reset)
         return array_of(X)
@@ -126,20 +135,25 @@ def rows_in_memory(estimator: Any, X: Any, *, reset: bool) -> npt.NDArray[Any]:
     return checked
 
 
-def check_columns(estimator: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, reset: bool) -> None:
-    """Check the features of an array that is not in memory."""
+def check_columns(
+    estimator: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, reset: bool, n_features: int | None = None
+) -> None:
+    """Check the features of an array that is not in memory: `n_features` of them, by default as many as were fitted."""
     if len(shape) != 2:
         raise DataError(f"Expected 2D array, got {len(shape)}D array instead: X must be (n_samples, n_features).")
+    if np.isnan(shape[1]):
+        raise DataError("The number of features of X is unknown; let X.compute_chunk_sizes() find it.")
     if shape[1] == 0:
         raise DataError(f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required.")
     if dtype.kind not in "biuf":
         raise DataError(f"X has dtype {dtype}; expected real numbers.")
     if reset:
         estimator.n_features_in_ = int(shape[1])
-    elif shape[1] != estimator.n_features_in_:
+        return
+    expected = estimator.n_features_in_ if n_features is None else n_features
+    if shape[1] != expected:
         raise DataError(
-            f"X has {shape[1]} features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} "
-            f"features as input."
+            f"X has {shape[1]} features, but {type(estimator).__name__} is expecting {expected} features as input."
         )
 
 
@@ -155,6 +169,7 @@ def map_lazily(
     n_columns: int | None,
     dtype: npt.DTypeLike,
     name: str,
+    n_features: int | None = None,
 ) -> da.Array:
     """Return what `function` makes of the rows of each chunk of `X`, a Dask or Zarr array, as a lazy Dask array.
 
@@ -163,8 +178,9 @@ def map_lazily(
     n_columns : of the result, (n_samples, n_columns); None for (n_samples,).
     dtype : of the result.
     name : what its tasks are called.
+    n_features : of `X`; None for those of the estimator.
     """
-    check_columns(estimator, X.shape, X.dtype, reset=False)
+    check_columns(estimator, X.shape, X.dtype, reset=False, n_features=n_features)
     lazy = _whole_rows(da.from_zarr(X) if isinstance(X, zarr.Array) else X)
     return lazy_rows(lazy, function, n_columns, np.dtype(dtype), name)
 
@@ -176,6 +192,28 @@ def finite_rows(X: npt.NDArray[Any]) -> Rows:
     if n_bad:
         raise DataError(f"Input X contains NaN or infinity in {n_bad:,} rows of a chunk, first in its row {first}.")
     return rows
+
+
+class StaysLazy:
+    """For transformers: containers of `set_output` are for rows in memory; what comes out lazy or named stays so."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put this in place of what scikit-learn has wrapped."""
+        super().__init_subclass__(**options)
+        if "transform" in vars(cls):
+            cls.transform = _contained(vars(cls)["transform"].__wrapped__)  # type: ignore[attr-defined]
+            cls.fit_transform = TransformerMixin.fit_transform.__wrapped__  # type: ignore[attr-defined]
+
+
+def _contained(transform: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a method whose arrays in memory come in the container that was asked for."""
+
+    @functools.wraps(transform)
+    def contained(self: Any, X: Any) -> Any:
+        found = transform(self, X)
+        return _wrap_data_with_container("transform", found, X, self) if isinstance(found, np.ndarray) else found
+
+    return contained
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from daskmeans.kernels import Float64s
-from daskmeans.samples import Rows
+from daskmeans.samples import Block, Rows
 from daskmeans.seeding import weighted_choice
 
 # A cluster with less weight than this share of the heaviest is starved: its center moves to a row of the batch.
 STARVED = 0.01
+
+
+Parts: TypeAlias = list[tuple[npt.NDArray[Any], Float64s]]
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Bring all rows and their weights into memory: those of one batch."""
+
+    def map(self, block: Block) -> Parts:
+        """Return those of one block."""
+        return [(block.X, np.ones(block.n_rows) if block.weight is None else block.weight)]
+
+    def merge(self, left: Parts, right: Parts) -> Parts:
+        """Put them one after another."""
+        return left + right
+
+    def finish(self, total: Parts) -> tuple[Rows, Float64s]:
+        """Return rows, (n_rows, n_features), and weights, (n_rows,)."""
+        rows, weights = zip(*total, strict=True)
+        return np.concatenate(rows), np.concatenate(weights)
 
 
 class Batched(NamedTuple):

@@ -175,6 +175,7 @@ def test_chunks_without_rows(X):
     lazy = da.concatenate([lazily(X[:0], 1), lazily(X), lazily(X[:0], 1)])
     model = KMeans(4, init=X[:4]).fit(lazy)
     np.testing.assert_array_equal(model.labels_, KMeans(4, init=X[:4]).fit(X).labels_)
+    np.testing.assert_array_equal(model.transform(lazy), model.transform(X))
 
 
 def test_chunks_that_split_features_are_merged_with_a_warning(X):
@@ -338,6 +339,8 @@ def test_methods_need_a_fit(X):
 def test_arrays_that_are_no_matrix_are_refused():
     with pytest.raises(ValueError, match="Expected 2D array, got 3D"):
         KMeans(2).fit(da.zeros((4, 4, 4)))
+    with pytest.raises(DataError, match="number of features of X is unknown"):
+        KMeans(2).fit(da.zeros((4, 2), chunks=2).map_blocks(lambda rows: rows, chunks=((2, 2), (np.nan,))))
     with pytest.raises(ValueError, match="complex"):
         KMeans(2).fit(da.zeros((4, 4), dtype=complex))
 
