@@ -83,7 +83,8 @@ class Components(NamedTuple):
     Attributes
     ----------
     components : (n_components, n_features) float64, orthonormal rows, each with its largest entry positive.
-    variance : (n_components,) float64, descending, with n - 1 in the denominator as in scikit-learn.
+    variance : (n_components,) float64, descending, with n - 1 in the denominator as in scikit-learn; weights whose sum
+        is below 2 count no repetitions, and the sum itself is taken.
     total_variance : of all components that there are.
     """
 
@@ -109,14 +110,17 @@ def projection(found: Scatter, features: Standardize, n_components: int, *, whit
 
 
 def whitening(variance: Float64s) -> Float64s:
-    """Return what components of this variance, (n_components,), are divided by so that it becomes 1."""
-    deviation = np.sqrt(variance)
-    return np.where(deviation > np.finfo(np.float64).eps, deviation, 1.0)
+    """Return what components of this variance, (n_components,) and descending, are divided by so that it becomes 1.
+
+    What varies no more than by rounding is left alone: it would be blown up to as much as any other component.
+    """
+    rounding = len(variance) * np.finfo(np.float64).eps * variance[0]
+    return np.where(variance > rounding, np.sqrt(variance), 1.0)
 
 
 def principal_components(found: Scatter) -> Components:
     """Return all principal components of rows: the eigenvectors of their covariance."""
-    values, vectors = np.linalg.eigh(found.scatter / max(found.weight - 1, 1e-300))
+    values, vectors = np.linalg.eigh(found.scatter / (found.weight - 1 if found.weight >= 2 else found.weight))
     variance, components = np.maximum(values[::-1], 0.0), vectors.T[::-1]
     largest = np.abs(components).argmax(axis=1)
     components = components * np.sign(components[np.arange(len(components)), largest])[:, None]

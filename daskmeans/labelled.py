@@ -65,6 +65,16 @@ def open_labelled(
     return open_samples(X, variables=names, sample_dims=sample_dims, feature_dims=feature_dims, weights=sample_weight)
 
 
+def matrix_of(X: Any) -> Any:
+    """Return the array of a DataArray, lazy if it is, and what has no named dimensions as it is; refuse all else."""
+    if isinstance(X, (xr.Dataset, OpenedStore)):
+        raise DataError(
+            "Transformers take matrices, (n_samples, n_features). Data with named dimensions is scaled and projected"
+            " by jobs: preprocess: {scale: standard, pca: 20}."
+        )
+    return X.data if isinstance(X, xr.DataArray) else X
+
+
 def centers_dataset(opened: OpenedStore, centers: npt.NDArray[Any]) -> xr.Dataset:
     """Return centers, (n_clusters, n_features), as the variables of the data, over ``cluster`` and feature dims."""
     return opened.unstack(centers).assign_coords(cluster=np.arange(len(centers)))

@@ -14,20 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from daskmeans import inputs
 from daskmeans.covariance import Covariance, Scatter, principal_components, whitening
 from daskmeans.errors import DataError
 from daskmeans.fit import check_surveyed
 from daskmeans.frames import array_of
+from daskmeans.labelled import matrix_of
 from daskmeans.samples import row_dtype
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Nothing, Survey, Surveyed
 from daskmeans.transforms import Project, Standardize
 
 
-class _OnePass(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class _OnePass(inputs.StaysLazy, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """What both transformers share: input of any kind, fitted in one pass, transformed block by block."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {}
@@ -35,7 +36,7 @@ class _OnePass(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _scan(self, X: Any, sample_weight: Any, step: Any) -> tuple[Surveyed, Any]:
         """Run `step` over all rows, beside the checks of the first pass."""
         self._validate_params()
-        X, sample_weight = inputs.plain(self, X, reset=True), array_of(sample_weight)
+        X, sample_weight = inputs.plain(self, matrix_of(X), reset=True), array_of(sample_weight)
         samples = inputs.as_samples(self, X, sample_weight, inputs.resolve_budget(None), reset=True)
         surveyed, found = Scanner(samples).scan(Both(Survey(1, 0, samples.n_samples), step), type(self).__name__)
         check_surveyed(surveyed, samples, n_clusters=1)
@@ -44,17 +45,34 @@ class _OnePass(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _apply(self, X: Any, function: Any, n_columns: int) -> Any:
         """Return what `function` makes of the rows of `X`: lazily for Dask and Zarr, else at once."""
         check_is_fitted(self)
-        X = inputs.plain(self, X, reset=False)
+        X = inputs.plain(self, matrix_of(X), reset=False)
         if inputs.is_lazy(X):
             on_rows = functools.partial(_on_rows, function=function)
             return inputs.map_lazily(self, X, on_rows, n_columns, row_dtype(X.dtype), type(self).__name__.lower())
         return function(inputs.rows_in_memory(self, X, reset=False))
+
+    def _undo(self, X: Any, function: Any, n_columns: int) -> Any:
+        """Return the rows of which `X`, (n_samples, n_columns), was made: lazily for Dask and Zarr, else at once."""
+        check_is_fitted(self)
+        if inputs.is_lazy(X):
+            on_rows, dtype = functools.partial(_back, function=function), row_dtype(X.dtype)
+            name = f"{type(self).__name__.lower()}-inverse"
+            return inputs.map_lazily(self, X, on_rows, self.n_features_in_, dtype, name, n_columns)
+        rows = check_array(X, dtype=[np.float64, np.float32])
+        inputs.check_columns(self, rows.shape, rows.dtype, reset=False, n_features=n_columns)
+        return _back(rows, function=function)
 
 
 def _on_rows(X: npt.NDArray[Any], *, function: Any) -> npt.NDArray[Any]:
     """Apply a function to the rows of one chunk, once they are known to be finite."""
     found: npt.NDArray[Any] = function(inputs.finite_rows(X))
     return found
+
+
+def _back(X: npt.NDArray[Any], *, function: Any) -> npt.NDArray[Any]:
+    """Apply the inverse of a transform to the rows of one chunk."""
+    rows: npt.NDArray[Any] = function(X).astype(row_dtype(X.dtype))
+    return rows
 
 
 class StandardScaler(OneToOneFeatureMixin, _OnePass):  # type: ignore[misc]
@@ -107,11 +125,10 @@ class StandardScaler(OneToOneFeatureMixin, _OnePass):  # type: ignore[misc]
         check_is_fitted(self)
         return self._apply(X, self._scaling.apply, self.n_features_in_)
 
-    def inverse_transform(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return rows in memory, such as centers, in the units of the input."""
+    def inverse_transform(self, X: Any) -> Any:
+        """Return rows, such as centers, in the units of the input; for Dask and Zarr a lazy Dask array."""
         check_is_fitted(self)
-        rows: npt.NDArray[Any] = self._scaling.inverse(np.asarray(X))
-        return rows
+        return self._undo(X, self._scaling.inverse, self.n_features_in_)
 
 
 class PCA(ClassNamePrefixFeaturesOutMixin, _OnePass):  # type: ignore[misc]
@@ -183,8 +200,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, _OnePass):  # type: ignore[misc]
         check_is_fitted(self)
         return self._apply(X, self._projection.apply, self.n_components_)
 
-    def inverse_transform(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the rows, such as centers, whose components these are, in the units of the input."""
+    def inverse_transform(self, X: Any) -> Any:
+        """Return the rows, such as centers, whose components these are, in the units of the input; lazily, too."""
         check_is_fitted(self)
-        rows: npt.NDArray[Any] = self._projection.inverse(np.asarray(X))
-        return rows
+        return self._undo(X, self._projection.inverse, self.n_components_)

@@ -7,9 +7,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from daskmeans import kernels
 from daskmeans.errors import RowError
 from daskmeans.kernels import Float64s, Moments
 from daskmeans.samples import Rows, Transform
+
+# How far the mean of equal numbers may be from them, relatively: so many are added up before sums merge.
+MEAN_ROUNDING = kernels.TILE_ROWS * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,7 @@ class Standardize:
     def of(cls, moments: Moments) -> Standardize:
         """Take mean and standard deviation; a constant feature is only shifted, as in scikit-learn."""
         scale = np.sqrt(moments.variance)
-        rounding = 10 * np.finfo(np.float64).eps * np.abs(moments.mean)
-        return cls(moments.mean, np.where(scale <= rounding, 1.0, scale))
+        return cls(moments.mean, np.where(scale <= MEAN_ROUNDING * np.abs(moments.mean), 1.0, scale))
 
     @property
     def n_features_out(self) -> int:
@@ -77,6 +80,10 @@ class Project:
         return self.features.inverse((centers * self.scale) @ self.components)
 
 
+# Beyond this, or its inverse, squares lose digits, and lengths overflow in float32: such rows are scaled before.
+LEAST_SQ_LENGTH = 1e-60
+
+
 @dataclass(frozen=True)
 class Normalize:
     """Bring each row to length 1, so that only its direction counts."""
@@ -91,11 +98,18 @@ class Normalize:
         RowError
             A row is 0 in all features.
         """
-        length = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
-        if not length.all():
-            raise RowError(f"Input X contains rows of zeros, which have no direction: {REMEDY}", int(length.argmin()))
-        with np.errstate(invalid="ignore"):
-            normalized: Rows = X / length.astype(X.dtype)[:, None]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            sq_length = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+            normalized: Rows = X / np.sqrt(sq_length).astype(X.dtype)[:, None]
+            extreme = np.flatnonzero(~((sq_length > LEAST_SQ_LENGTH) & (sq_length < 1 / LEAST_SQ_LENGTH)))
+            if len(extreme):
+                rows = X[extreme].astype(np.float64)
+                largest = np.abs(rows).max(axis=1)
+                if not largest.all():
+                    row = int(extreme[np.flatnonzero(largest == 0)[0]])
+                    raise RowError(f"Input X contains rows of zeros, which have no direction: {REMEDY}", row)
+                rows /= largest[:, None]
+                normalized[extreme] = rows / np.sqrt((rows**2).sum(axis=1))[:, None]
         return normalized
 
     def inverse(self, centers: Float64s) -> Float64s:

@@ -12,16 +12,18 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
+import xarray as xr
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler as ScikitScaler
 
 from daskmeans import KMeans
 from daskmeans.errors import DataError
+from daskmeans.preprocessing import PCA, StandardScaler
 
 X, Y = make_blobs(300, centers=[[0, 0, 0], [9, 0, 0], [0, 9, 9]], random_state=0)
 FRAME = pd.DataFrame(X, columns=["a", "b", "c"])
@@ -52,6 +54,29 @@ def test_dask_frames_stay_lazy():
         KMeans(3).fit(dd.from_pandas(FRAME.assign(name="x"), npartitions=2))
 
 
+@pytest.mark.parametrize("dtype", ["Float64", "Float32", "float64[pyarrow]", "Int64"])
+def test_nullable_and_arrow_columns_of_dask_frames(dtype):
+    frame = FRAME.round().astype(dtype)
+    lazy = dd.from_pandas(frame, npartitions=3)
+    weight = lazy["a"].abs()
+    expected = KMeans(3, random_state=0).fit(FRAME.round(), sample_weight=FRAME["a"].round().abs())
+    model = KMeans(3, random_state=0).fit(lazy, sample_weight=weight)
+    assert model.inertia_ == pytest.approx(expected.inertia_, rel=1e-6)
+    assert model.cluster_centers_.dtype == ("f4" if dtype == "Float32" else "f8")
+    frame.iloc[7, 1] = pd.NA
+    with pytest.raises(DataError, match="NaN or infinity in 1 of 300 rows"):
+        KMeans(3).fit(dd.from_pandas(frame, npartitions=3))
+
+
+def test_another_fit_forgets_names():
+    grid = xr.DataArray(X, dims=("row", "feature"))
+    for first in (FRAME, dd.from_pandas(FRAME, npartitions=2), grid):
+        for second in (X[:, :2], da.from_array(X[:, :2], chunks=(100, 2))):
+            model = KMeans(3, random_state=0).fit(first).fit(second)
+            assert not {"feature_names_in_", "centers_", "n_dropped_"} & vars(model).keys()
+            assert model.n_features_in_ == 2
+
+
 def test_sparse_input_is_refused_with_the_way_out():
     with pytest.raises(TypeError, match=r"dense data is required. Use '.toarray\(\)'"):
         KMeans(3).fit(csr_matrix(X))
@@ -69,18 +94,35 @@ def test_output_names():
     assert "KMeans" in model._repr_html_()
 
 
+@pytest.mark.parametrize("make", [KMeans, StandardScaler, PCA])
+def test_what_is_lazy_stays_so_whatever_container_was_asked_for(make):
+    lazy = da.from_array(X, chunks=(100, 3))
+    for data in (lazy, dd.from_pandas(FRAME, npartitions=2)):
+        model = make().set_output(transform="pandas")
+        assert isinstance(model.fit_transform(data), da.Array)
+        assert isinstance(model.transform(data), da.Array)
+        assert isinstance(model.fit(X).transform(X), pd.DataFrame)
+        assert isinstance(make().set_output(transform="polars").fit_transform(FRAME), pl.DataFrame)
+    with sklearn.config_context(transform_output="pandas"):
+        assert isinstance(make().fit(lazy).transform(lazy), da.Array)
+    if make is KMeans:
+        grid = xr.DataArray(X.reshape(20, 15, 3), dims=("lat", "lon", "feature"))
+        model = KMeans(3, random_state=0).set_output(transform="pandas").fit(grid, sample_dims=["lat", "lon"])
+        assert model.transform(grid).dims == ("lat", "lon", "cluster")
+
+
 def test_weights_are_routed_through_pipelines():
     weight = np.arange(1.0, len(X) + 1)
     with sklearn.config_context(enable_metadata_routing=True):
         model = KMeans(3, random_state=0).set_fit_request(sample_weight=True)
-        pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), model)
+        pipeline = make_pipeline(ScikitScaler().set_fit_request(sample_weight=False), model)
         pipeline.fit(X, sample_weight=weight)
     assert pipeline[-1].counts_.sum() == pytest.approx(weight.sum())
 
 
 @pytest.mark.parametrize("copy", [clone, lambda m: pickle.loads(pickle.dumps(m))], ids=["clone", "pickle"])
 def test_copies_fit_to_the_same_bits(copy):
-    pipeline = make_pipeline(StandardScaler(), KMeans(3, random_state=0))
+    pipeline = make_pipeline(ScikitScaler(), KMeans(3, random_state=0))
     expected = pipeline.fit(X)[-1].cluster_centers_
     np.testing.assert_array_equal(copy(pipeline).fit(X)[-1].cluster_centers_, expected)
 

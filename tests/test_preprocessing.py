@@ -5,6 +5,7 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn import decomposition, preprocessing
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -61,6 +62,48 @@ def test_weights_equal_repetition(X, rng):
     weighted, repeated = PCA(4).fit(lazily(X), sample_weight=weight), PCA(4).fit(X.repeat(weight, axis=0))
     np.testing.assert_allclose(weighted.explained_variance_, repeated.explained_variance_, rtol=1e-9)
     np.testing.assert_allclose(weighted.components_, repeated.components_, atol=1e-7)
+
+
+def test_constant_features_are_only_shifted(rng):
+    X = np.column_stack([rng.normal(size=5000), np.full(5000, 0.1), np.full(5000, 1e10 / 3), np.zeros(5000)])
+    lazy = da.from_array(X, chunks=(700, 4))
+    model = StandardScaler().fit(lazy, sample_weight=rng.random(5000))
+    assert model.scale_[1:].tolist() == [1, 1, 1]
+    whitened = PCA(whiten=True).fit(lazy).transform(X)
+    np.testing.assert_allclose(whitened.std(axis=0), [1, 0, 0, 0], atol=1e-3)
+
+
+def test_whitening_leaves_alone_what_varies_by_rounding_only(X):
+    X = np.column_stack([X - 1e4, 2 * (X[:, :2] - 1e4)])  # of rank 6
+    model = PCA(whiten=True).fit(lazily(X))
+    np.testing.assert_allclose(model.transform(X).std(axis=0, ddof=1), [1] * 6 + [0] * 2, atol=1e-6)
+    np.testing.assert_allclose(PCA(3, whiten=True).fit(1e-20 * X).transform(1e-20 * X).std(axis=0, ddof=1), 1)
+
+
+def test_weights_that_are_shares_count_as_such(X):
+    shares = PCA(2, whiten=True).fit(lazily(X), sample_weight=np.full(len(X), 1 / len(X)))
+    expected = PCA(2).fit(X).explained_variance_
+    np.testing.assert_allclose(shares.explained_variance_, expected * (len(X) - 1) / len(X), rtol=1e-9)
+    np.testing.assert_allclose(shares.transform(X).std(axis=0), 1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inverses_are_lazy_too_and_keep_the_dtype(X, dtype):
+    X = (X - 1e4).astype(dtype)
+    for model in (StandardScaler(), PCA(), PCA(whiten=True)):
+        back = model.fit(X).inverse_transform(model.transform(lazily(X)))
+        assert isinstance(back, da.Array)
+        assert back.dtype == back.compute().dtype == model.inverse_transform(model.transform(X)).dtype == dtype
+        np.testing.assert_allclose(back, X, rtol=1e-3, atol=1e-3)
+        with pytest.raises(DataError, match=r"X has 2 features, but .* is expecting 6"):
+            model.inverse_transform(X[:, :2])
+
+
+def test_data_with_named_dimensions_is_an_array_or_refused(X):
+    lazy = xr.DataArray(lazily(X), dims=("row", "feature"))
+    assert isinstance(StandardScaler().fit_transform(lazy), da.Array)
+    with pytest.raises(DataError, match="Transformers take matrices"):
+        PCA().fit(lazy.to_dataset("feature"))
 
 
 def test_each_takes_one_pass_and_transforms_lazily(X):

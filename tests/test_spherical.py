@@ -119,6 +119,17 @@ def test_batches_lead_to_directions(X):
     assert adjusted_rand_score(model.predict(X), whole.labels_) > 0.8
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
+def test_lengths_whose_squares_are_no_numbers_do_not_count(X, scale):
+    X = normalize(X)
+    expected = fitted(X).fit(X)
+    model = fitted(X).fit(X * scale)
+    np.testing.assert_allclose(model.cluster_centers_, expected.cluster_centers_, rtol=1e-12)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+    with pytest.raises(DataError, match="rows of zeros"):
+        model.predict(np.vstack([X * scale, np.zeros(6)]))
+
+
 def test_opposite_rows_whose_sum_is_zero_leave_their_center_where_it_is():
     X = np.array([[1.0, 0.0], [-1.0, 0.0]])
     model = KMeans(1, metric="cosine", init=[[0.0, 3.0]]).fit(X)
