@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 from xarray.backends.zarr import ZarrArrayWrapper, ZarrStore
 from xarray.core.indexing import LazilyIndexedArray
+from zarr.storage import ZipStore
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
 from daskmeans.ome import CHANNELS, IMAGE, describe_image, is_image
@@ -255,7 +256,8 @@ def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
     """Open a Zarr group or array for reading, or say why that is not possible."""
     try:
         options = None if storage_options is None else dict(storage_options)
-        node = patiently(lambda: zarr.open(store, mode="r", storage_options=options), f"opening {store}")
+        place = ZipStore(store, mode="r") if _is_local(store, ".zip") else store
+        node = patiently(lambda: zarr.open(place, mode="r", storage_options=options), f"opening {store}")
     except ImportError as error:
         raise ConfigError(
             f"{store}: a package that reads this kind of store is missing: {error}; "
@@ -265,12 +267,32 @@ def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
         _check_exists(str(store))
         raise DataError(
             f"{store} is not a Zarr store: there is no zarr.json (Zarr v3), .zgroup or .zarray "
-            "(Zarr v2) in it. Give the path of a Zarr group or array, or of a .npy file"
+            f"(Zarr v2) in it. {_what_to_do(store)}"
         ) from error
     except Exception as error:
         raise DataError(f"{store} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
     _check_attributes(node)
     return node
+
+
+def _is_local(store: Any, suffix: str) -> bool:
+    """Return whether a store is a path of this machine that ends so."""
+    return isinstance(store, str) and "://" not in store and store.endswith(suffix)
+
+
+# What is no Zarr, but known to hold data, by the ends of names; and how it can be clustered all the same.
+OTHER_FORMATS = {
+    ".npz": "It is an archive of NumPy: save the array alone with numpy.save, and give the .npy file",
+    ".parquet": "Parquet is read as a table: KMeans().fit(dask.dataframe.read_parquet(...)[columns])",
+    ".nc": "NetCDF is opened by xarray: open_samples(xarray.open_dataset(...)), or Dataset.to_zarr",
+    ".json": "References to chunks elsewhere are opened as reference://, with storage_options: {fo: the path}",
+}
+
+
+def _what_to_do(store: Any) -> str:
+    """Say how to cluster what is no Zarr store."""
+    found = (advice for suffix, advice in OTHER_FORMATS.items() if _is_local(store, suffix))
+    return next(found, "Give the path of a Zarr group or array, or of a .npy file")
 
 
 def _check_attributes(node: Node) -> None:
@@ -348,7 +370,9 @@ def _groups(node: Node | None) -> tuple[str, ...]:
 
 
 def dimension_names(array: Array) -> tuple[str, ...] | None:
-    """Return the names of the dimensions of a stored array, or None where it has none."""
+    """Return the names of the dimensions of a stored array, or None where it has dimensions without names."""
+    if not array.ndim:
+        return ()
     if array.metadata.zarr_format == 2:
         names: Any = array.attrs.get("_ARRAY_DIMENSIONS")
     else:

@@ -59,6 +59,8 @@ def resolve_variables(
                 f"{handle.label}: the dimensions of {name!r} have no names, so it cannot be one of "
                 f"variables; write array: {name}"
             )
+        if not dataset.variables and not handle.bare_arrays():
+            raise ConfigError(_what_there_is(handle))
         _check_there(name, dataset.variables, f"{handle.label} has no variable", dataset.data_vars)
         check_numbers(handle.label, name, dataset.variables[name])
     return names

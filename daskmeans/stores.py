@@ -182,7 +182,7 @@ def open_samples(
 
     Parameters
     ----------
-    store : path or URL of a Zarr v2 or v3 group or array, or of a .npy file; an opened
+    store : path or URL of a Zarr v2 or v3 group or array, be it in a .zip, or of a .npy file; an opened
         `zarr.Array` or `zarr.Group`; an `xarray.Dataset` or `DataArray`. Variables backed by Dask
         are computed block by block inside the task that clusters them: right for a store that was
         opened lazily; write the result of a costly computation to a store first. Select with
@@ -264,9 +264,10 @@ def _channels(handle: Handle) -> tuple[str, ...] | None:
 
 
 def _default_variables(handle: Handle, weights: str | None = None, mask: str | None = None) -> tuple[str, ...]:
-    """Return all variables of a Dataset that the caller gave, or the only one of a store."""
+    """Return all variables of a Dataset that the caller gave, or the only one of a store; a single value is none."""
     others = {weights, mask.removeprefix("~").strip() if mask else None}
-    names = tuple(str(name) for name in handle.dataset().data_vars if name not in others)
+    found = handle.dataset().data_vars.items()
+    names = tuple(str(name) for name, variable in found if variable.ndim and name not in others)
     return names if handle.is_given or len(names) == 1 else ()
 
 

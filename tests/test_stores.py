@@ -621,10 +621,23 @@ def test_numbers_of_any_kind(tmp_path, dtype, rng):
     np.testing.assert_array_equal(rows, values.astype(rows.dtype))
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_single_values_go_to_the_labels_and_are_no_variables_to_cluster(tmp_path, zarr_format):
+    single = {"height": 2.0, "member": 7, "when": np.datetime64("2000-01-01", "ns")}
+    grid = xr.Dataset({"a": (("t", "f"), np.ones((6, 2))), "crs": 4326}, coords=single)
+    grid.to_zarr(tmp_path / "s.zarr", zarr_format=zarr_format, consolidated=False)
+    for store in (tmp_path / "s.zarr", grid):
+        opened = open_samples(store, sample_dims=["t"])
+        assert opened.feature_names == ("a[f=0]", "a[f=1]")
+        assert {name: opened.coords[name].item() for name in ("height", "member")} == {"height": 2.0, "member": 7}
+        assert opened.coords["when"] == single["when"]
+
+
 def test_groups_within_are_offered(tmp_path):
     xr.Dataset({"a": (("t", "f"), np.ones((6, 2)))}).to_zarr(tmp_path / "n.zarr", group="deep/down", consolidated=False)
-    with pytest.raises(ConfigError, match=r"n.zarr holds no arrays; open a group in it: .*n.zarr/deep$"):
-        open_samples(tmp_path / "n.zarr")
+    for words in ({}, {"variables": ["a"]}):
+        with pytest.raises(ConfigError, match=r"n.zarr holds no arrays; open a group in it: .*n.zarr/deep$"):
+            open_samples(tmp_path / "n.zarr", **words)
     assert open_samples(tmp_path / "n.zarr" / "deep" / "down").shape == (6,)
 
 

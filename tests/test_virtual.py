@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -83,3 +84,23 @@ def test_https(tmp_path, plain):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         same(open_samples(f"http://127.0.0.1:{server.server_address[1]}/a.zarr"), plain)
         server.shutdown()
+
+
+def test_a_zip_file(tmp_path, plain):
+    plain.to_zarr(tmp_path / "a", consolidated=False, encoding={"a": {"chunks": (10, 3)}})
+    shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a")
+    same(open_samples(tmp_path / "a.zip"), plain)
+    with pytest.raises(DataError, match=r"store not found: .*b.zip does not exist; did you mean 'a.zip'"):
+        open_samples(tmp_path / "b.zip")
+    (tmp_path / "b.zip").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"b.zip cannot be opened as Zarr: BadZipFile"):
+        open_samples(tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("x.npz", "numpy.save"), ("x.parquet", "read_parquet"), ("x.json", "fo:")]
+)
+def test_what_is_no_store_is_told_how_to_be_clustered(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(DataError, match=f"{name} is not a Zarr store: .*{advice}"):
+        open_samples(tmp_path / name)
