@@ -74,7 +74,8 @@ def describe_workers(config: ClusterConfig) -> Workers:
 SHORT_HISTORY = {
     "distributed.worker.profile.enabled": False,
     "distributed.diagnostics.computations.max-history": 10,
-    "distributed.admin.low-level-log-length": 100,
+    # Messages hold tasks, and tasks hold centers.
+    "distributed.admin.low-level-log-length": 10,
 }
 
 
@@ -88,6 +89,7 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
         The cluster does not start, does not answer, or has no workers.
     """
     import dask
+    from distributed import span
 
     if config.type == "threads":
         workers = _this_process(config.options)
@@ -96,7 +98,8 @@ def open_cluster(config: ClusterConfig) -> Iterator[Workers]:
         return
     opened = {"local": _local, "address": _connected, "mpi": _joined}.get(config.type, _deployed)(config)
     remembered = dask.config.set({} if config.performance_report else SHORT_HISTORY)
-    with remembered, _quiet_asyncio(), opened as client:
+    # Dask's processes keep for ever how long the tasks of each span took; without this each pass is one.
+    with remembered, _quiet_asyncio(), opened as client, span("daskmeans"):
         _check_installed(client)
         yield _workers_of(client)
 
