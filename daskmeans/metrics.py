@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from daskmeans import kernels
 from daskmeans.errors import DataError
@@ -35,7 +37,7 @@ __all__ = [
     "simplified_silhouette_score",
 ]
 
-Model: TypeAlias = KMeans | npt.ArrayLike
+Model: TypeAlias = BaseEstimator | npt.ArrayLike
 
 
 def scores(
@@ -53,12 +55,12 @@ def scores(
     For models with ``metric="cosine"`` they are those of the rows brought to length 1.
 
     Passes over the data: one for all models; a second one where centers are not the means of their rows, as Davies and
-    Bouldin's index needs the distances to these (a model that was fitted with ``tol=0`` spares it).
+    Bouldin's index needs the distances to these (a model fitted to float64 rows with ``tol=0`` spares it).
 
     Parameters
     ----------
     X : whatever `KMeans.fit` takes.
-    models : fitted models, or their centers, (n_clusters, n_features).
+    models : fitted models, scikit-learn's too, or their centers, (n_clusters, n_features).
     sample_weight : (n_samples,) weights, which count as repetitions of rows.
     sample_size : rows of the uniform sample that the mean silhouette is taken on; time grows by its square.
         0 for none.
@@ -74,11 +76,12 @@ def scores(
     (4.0, 0.9615384615384616, 0.2)
     """
     budget = resolve_budget(memory_budget)
-    samples, _ = view(KMeans(), X, sample_weight, budget, sample_dims=sample_dims, reset=True)
+    viewer = KMeans()
+    samples, _ = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
     if _metric_of(models) == "cosine":
         samples = samples.with_transform(Normalize(samples.n_features))
     scanner = Scanner(samples, budget.kept_bytes)
-    centers = [_centers_of(model, samples.n_features) for model in models]
+    centers = [_centers_of(model, viewer) for model in models]
     measured = measure(scanner, centers, sample_size=sample_size, seed=random_state)
     return score_measured(scanner, measured, with_silhouette=sample_size > 0)
 
@@ -140,8 +143,7 @@ def score_measured(scanner: Scanner, measured: Measured, *, with_silhouette: boo
     """Score models. No pass over the data where distances to the means of the clusters were measured, else one."""
     centers, spreads, surveyed = measured.centers, measured.spreads, measured.surveyed
     dist = [spread.dist for spread in spreads]
-    dtype = scanner.samples.dtype
-    if not all(are_means(p, s, dtype) for p, s in zip(measured.points, spreads, strict=True)):
+    if not all(are_means(p, s) for p, s in zip(measured.points, spreads, strict=True)):
         stack, means = Stack.of(centers), np.concatenate([spread.means for spread in spreads])
         step = Measure(stack, stack.centers.mean(axis=0), means)
         dist = [spread.dist for spread in scanner.scan(step, "distances to means")]
@@ -212,9 +214,15 @@ def _metric_of(models: Sequence[Model]) -> str:
     return metrics.pop() if metrics else "euclidean"
 
 
-def _centers_of(model: Model, n_features: int) -> Float64s:
-    """Return the centers of a model as float64, or raise DataError if they are none of `X`."""
-    found = np.array(model.cluster_centers_ if isinstance(model, KMeans) else model, dtype=np.float64)
+def _centers_of(model: Model, viewer: KMeans) -> Float64s:
+    """Return the centers of a model as float64, or raise DataError if they are none of what `viewer` has seen."""
+    if isinstance(model, BaseEstimator):
+        check_is_fitted(model)
+        known, seen = (list(getattr(each, "feature_names_in_", [])) for each in (model, viewer))
+        if known and seen and known != seen:
+            raise DataError(f"The model was fitted to the features {known}, but X has {seen}.")
+    found = np.array(getattr(model, "cluster_centers_", model), dtype=np.float64)
+    n_features = viewer.n_features_in_
     if found.ndim != 2 or found.shape[1] != n_features:
         raise DataError(f"The centers have shape {found.shape}; expected (n_clusters, {n_features}).")
     return found

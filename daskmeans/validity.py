@@ -180,11 +180,15 @@ class Scores:
         return share
 
 
-def are_means(points: Float64s, spread: Spread, dtype: np.dtype[np.floating]) -> bool:
-    """Tell whether points, (n_clusters, n_features), are the means of the clusters, but for rounding to `dtype`."""
+def are_means(points: Float64s, spread: Spread) -> bool:
+    """Tell whether points, (n_clusters, n_features), are the means of the clusters, for all that distances show.
+
+    The mean distance to a point is at most as far off as the point is. Centers in float32 mostly are too far off.
+    """
     full = spread.counts > 0
-    rounding = 16 * np.finfo(dtype).eps * np.abs(points[full]).max()
-    return bool((np.abs(spread.means[full] - points[full]) <= rounding).all())
+    shift = np.sqrt(((spread.means[full] - points[full]) ** 2).sum(axis=1))
+    rounding = 16 * np.finfo(np.float64).eps * np.abs(points[full]).max()
+    return bool((shift <= np.maximum(rounding, 1e-10 * spread.dist[full] / spread.counts[full])).all())
 
 
 def score(centers: Float64s, spread: Spread, dist: Float64s, silhouette: tuple[float, float]) -> Scores:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as reference
+from sklearn.cluster import KMeans as ScikitKMeans
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
 
 from daskmeans import KMeans, metrics
 from daskmeans.errors import DataError
@@ -102,6 +105,40 @@ def test_single_indices():
     assert metrics.simplified_silhouette_score(X, model) == found.simplified_silhouette
     with pytest.raises(DataError, match=r"shape \(2, 2\); expected \(n_clusters, 3\)"):
         metrics.explained_variation(X, np.zeros((2, 2)))
+
+
+def test_the_models_of_others_are_scored_too():
+    other = ScikitKMeans(4, n_init=1, random_state=0).fit(X)
+    assert metrics.explained_variation(X, other) == metrics.explained_variation(X, other.cluster_centers_)
+    with pytest.raises(NotFittedError):
+        metrics.scores(X, [KMeans(3)])
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    model = fitted(frame, 4)
+    assert metrics.explained_variation(X, model) == metrics.explained_variation(frame, model)
+    with pytest.raises(DataError, match=r"fitted to the features \['a', 'b', 'c'\], but X has \['c', 'b', 'a'\]"):
+        metrics.explained_variation(frame[["c", "b", "a"]], model)
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_centers_that_are_rounded_are_not_taken_for_means(offset):
+    rows = (X + offset).astype("f4")
+    model = fitted(rows, 4)
+    (found,) = metrics.scores(da.from_array(rows, chunks=(300, 3)), [model], sample_size=0)
+    expected = reference.davies_bouldin_score(rows.astype(float), model.labels_)
+    np.testing.assert_allclose(found.davies_bouldin, expected, rtol=1e-9)
+
+
+def test_singletons_equal_rows_empty_clusters_and_large_offsets():
+    rows = np.vstack([X, [[100.0, 0, 0]], [[0, 200.0, 0]], np.repeat([[-90.0, 0, 0]], 5, axis=0)])
+    centers = np.vstack([fitted(X, 4).cluster_centers_, rows[700:703]])
+    labels = KMeans(7, init=centers, max_iter=1).fit(rows).predict(rows)
+    for offset, tolerance in ((0, 1e-7), (1e8, 1e-6)):  # scikit-learn's distances between equal rows are not 0
+        moved = da.from_array(rows + offset, chunks=(300, 3))
+        (found,) = metrics.scores(moved, [np.vstack([centers, np.full(3, 1e6)]) + offset], sample_size=1000)
+        for name in ("calinski_harabasz", "davies_bouldin", "silhouette"):
+            expected = getattr(reference, f"{name}_score")(rows, labels)
+            np.testing.assert_allclose(getattr(found, name), expected, rtol=tolerance, err_msg=name)
+        assert found.counts.tolist() == [*np.bincount(labels, minlength=7), 0]
 
 
 def test_one_cluster_and_equal_rows_have_no_index_but_their_sums():
