@@ -22,10 +22,13 @@ _HOMES = {
     "open_samples": "stores",
     "sweep": "selection",
 }
+_MODULES = ("metrics", "plots", "preprocessing")
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that ``daskmeans --help`` need not wait for Dask and Numba."""
+    if name in _MODULES:
+        return importlib.import_module(f"daskmeans.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"daskmeans.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

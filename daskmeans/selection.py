@@ -44,7 +44,7 @@ class Selection:
     n_clusters : the numbers, ascending.
     fits : the best model of each.
     scores : of these.
-    gap : the gap statistic, on a sample.
+    gap : the gap statistic, on a sample; of one cluster too where the numbers begin with 2.
     stability : for each number how alike the clusterings of a sample from several starts are, see `stability`.
     """
 
@@ -63,13 +63,16 @@ class Selection:
             "smallest Davies-Bouldin index": self._best("davies_bouldin", -1),
             "largest simplified silhouette": self._best("simplified_silhouette"),
             "largest silhouette": self._best("silhouette"),
-            "gap rule": self.gap.best,
+            "gap rule": self._gap_of_numbers.best,
         }
 
     @property
     def recommended(self) -> int:
-        """What most criteria suggest; where as many suggest another, what the first of them does."""
-        votes = Counter(k for k in self.suggestions.values() if k is not None)
+        """What most criteria suggest; where as many suggest another, what the last of them does.
+
+        Of blobs that overlap the gap rule tells the number best, and the knee worst: it comes early.
+        """
+        votes = Counter(k for k in reversed(self.suggestions.values()) if k is not None)
         return votes.most_common(1)[0][0] if votes else self.n_clusters[0]
 
     @property
@@ -81,7 +84,8 @@ class Selection:
         agree = [name for name, k in named.items() if k == self.recommended]
         others = [f"{name}: {k}" for name, k in named.items() if k != self.recommended]
         rest = f" Others: {', '.join(others)}." if others else ""
-        return f"{len(agree)} of {len(named)} criteria suggest {self.recommended}: {', '.join(agree)}.{rest}"
+        doubt = " By the gap rule there may be no clusters at all." if self.gap.best == 1 else ""
+        return f"{len(agree)} of {len(named)} criteria suggest {self.recommended}: {', '.join(agree)}.{rest}{doubt}"
 
     @property
     def chosen(self) -> Fitted:
@@ -103,9 +107,16 @@ class Selection:
                 "silhouette_se",
             )
         }
-        columns |= {"gap": self.gap.gap, "gap_se": self.gap.error, "stability": self.stability}
+        gap = self._gap_of_numbers
+        columns |= {"gap": gap.gap, "gap_se": gap.error, "stability": self.stability}
         columns |= {name: [getattr(fitted, name) for fitted in self.fits] for name in ("n_iter", "converged")}
         return pd.DataFrame(columns, index=pd.Index(self.n_clusters, name="n_clusters"))
+
+    @property
+    def _gap_of_numbers(self) -> Gap:
+        """The gap statistic of the numbers that were tried."""
+        tried = slice(-len(self.n_clusters), None)
+        return Gap(self.gap.n_clusters[tried], self.gap.gap[tried], self.gap.error[tried])
 
     def _column(self, name: str) -> list[float]:
         return [getattr(scores, name) for scores in self.scores]
@@ -152,12 +163,13 @@ def select(
     scores = score_measured(scanner, measured.take(best), with_silhouette=True)
     sample = measured.surveyed.sample
     few = _part(sample, GAP_ROWS, options.seed)
+    with_one = (1, *ks) if ks[0] == 2 else ks
     undecided = Gap(np.array(ks), np.full(len(ks), np.nan), np.full(len(ks), np.nan))
     return Selection(
         n_clusters=ks,
         fits=[problem.fitted(models[m], scanner, None) for m in best],
         scores=scores,
-        gap=gap_of_sample(few, ks, GAP_REFERENCES, options.seed) if gap else undecided,
+        gap=gap_of_sample(few, with_one, GAP_REFERENCES, options.seed) if gap else undecided,
         stability=stability(sample, ks, options.n_init, options.seed, spherical=options.spherical),
     )
 

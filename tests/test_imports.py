@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
+
+import daskmeans
 
 PACKAGE = Path(__file__).parents[1] / "daskmeans"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -112,3 +115,8 @@ def test_arithmetic_knows_neither_dask_nor_zarr(name):
 
 def test_budgets_are_pure_integers():
     assert not {module for module, _ in imported(PACKAGE / "memory.py")} & {"numpy", "dask", "zarr"}
+
+
+@pytest.mark.parametrize("name", ["metrics", "plots", "preprocessing"])
+def test_modules_for_users_are_at_hand(name):
+    assert daskmeans.__getattr__(name) is importlib.import_module(f"daskmeans.{name}")

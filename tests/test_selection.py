@@ -12,7 +12,8 @@ from sklearn.metrics import adjusted_rand_score, davies_bouldin_score
 import daskmeans
 from daskmeans import KMeans, metrics
 from daskmeans.errors import DataError
-from daskmeans.selection import knee
+from daskmeans.selection import Selection, knee
+from daskmeans.validity import Gap
 
 CENTERS = [[0, 0], [8, 0], [0, 8], [8, 8]]
 
@@ -83,6 +84,18 @@ def test_a_sweep_reads_a_store_as_often_as_its_slowest_fit_and_twice_more(name):
         assert found.table.loc[k, "davies_bouldin"] == pytest.approx(scores.davies_bouldin, rel=1e-9)
         labels = found.models[k].predict(X)
         assert scores.davies_bouldin == pytest.approx(davies_bouldin_score(X.astype(float), labels), rel=1e-9)
+
+
+def test_where_there_are_no_clusters_the_reason_says_so(rng):
+    found = daskmeans.sweep(rng.random((600, 3)), range(2, 6), n_init=1, sample_size=200)
+    assert found.reason.endswith("By the gap rule there may be no clusters at all.")
+    assert found.table.index.tolist() == [2, 3, 4, 5]
+
+
+def test_where_criteria_are_divided_the_gap_rule_counts_most(monkeypatch):
+    suggestions = {"knee": 3, "index": 4, "silhouette": 3, "another": 5, "gap rule": 4}
+    monkeypatch.setattr(Selection, "suggestions", suggestions)
+    assert Selection((3, 4, 5), [], [], Gap(*np.zeros((3, 3))), []).recommended == 4
 
 
 def test_knees():
