@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import types
 from pathlib import Path
 
 import matplotlib.image
@@ -18,7 +19,7 @@ from era import CUT
 from era import run_folder as run
 
 from daskmeans.blocking import RepeatedReadsWarning
-from daskmeans.job import charts, views
+from daskmeans.job import charts, report, views
 from daskmeans.job.notes import Projection
 from daskmeans.job.report import MOST_ROWS
 
@@ -132,7 +133,7 @@ def test_numbers_of_clusters_that_were_tried_are_compared():
     for row in sweep["table"]:
         cell = str(row["n_clusters"])
         cell = f"<b>{cell}</b>" if row["n_clusters"] == sweep["recommended"] else cell
-        assert f"<tr><td>{cell}</td>" in page
+        assert f'<tr><td class="n" data-name="clusters">{cell}</td>' in page
 
 
 def test_sizes_are_told_beside_weights():
@@ -140,10 +141,10 @@ def test_sizes_are_told_beside_weights():
     result = xr.open_zarr(folder / "result.zarr").load()
     np.testing.assert_array_equal(result["sizes"], np.bincount(result["labels"].values.ravel()))
     page = (folder / "report.html").read_text()
-    assert "<th>samples</th><th>weight</th>" in page
+    assert '<th class="n">samples</th><th class="n">weight</th>' in page
     for size in result["sizes"].values:
-        assert f"<td>{size:,}</td>" in page
-    assert "<th>weight</th>" not in (run("output.path=plain") / "report.html").read_text()
+        assert f'data-name="samples">{size:,}</td>' in page
+    assert ">weight</th>" not in (run("output.path=plain") / "report.html").read_text()
 
 
 def test_what_was_warned_of_is_told(rng):
@@ -210,23 +211,62 @@ def test_features_that_are_no_grid_are_laid_out_flat():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [500, 1200])
+@pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_the_page_without_sideways_scrolling(tmp_path, width):
-    page = (run() / "report.html").read_text()
-    measure = "<script>onload = () => { document.title = [document.documentElement.scrollWidth, innerWidth] }</script>"
+    page = (run("model.n_clusters=[4, 5]") / "report.html").read_text()
+    n_clusters = xr.open_zarr("out/result.zarr").sizes["cluster"]
+    measure = (
+        "<script>onload = () => parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')</script>"
+    )
     Path("measured.html").write_text(page.replace("</head>", measure + "</head>"))
+    # Chromium's windows are 500 wide at least, a frame in one is as narrow as a phone.
+    frame = (
+        f'<body style="margin:0"><iframe src="measured.html" style="border:0;width:{width}px;height:5000px"></iframe>'
+    )
+    Path("frame.html").write_text(f"<script>onmessage = told => {{ document.title = told.data }}</script>{frame}")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2600"]
-    url = f"file://{tmp_path / 'measured.html'}"
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={max(width, 500)},5000"]
+    url = f"file://{tmp_path / 'frame.html'}"
     shot = subprocess.run(
         [*command, "--screenshot=shot.png", url], capture_output=True, timeout=60, cwd=tmp_path, check=True
     )
     assert b"written to file" in shot.stderr + shot.stdout
-    pixels = matplotlib.image.imread("shot.png")
-    assert pixels.shape[1] == width
+    pixels = matplotlib.image.imread("shot.png")[:, :width]
     colors = {tuple((color * 255).round().astype(int)) for color in np.unique(pixels[..., :3].reshape(-1, 3), axis=0)}
-    assert {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in charts.cluster_colors(4)} <= colors
+    shown = charts.cluster_colors(n_clusters)
+    assert {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in shown} <= colors
     dom = subprocess.run([*command, "--dump-dom", url], capture_output=True, timeout=60, cwd=tmp_path, check=True)
     scroll_width, inner_width = map(int, re.search(rb"<title>(\d+),(\d+)</title>", dom.stdout).groups())
-    assert scroll_width <= inner_width
+    assert scroll_width <= inner_width == width
+
+
+def grid_of(shape, y, x):
+    return xr.DataArray(np.zeros(shape, int), dims=("latitude", "longitude"), coords={"latitude": y, "longitude": x})
+
+
+def test_maps_have_round_numbers_at_their_sides_where_these_belong():
+    (view,) = views.label_views(grid_of((19, 36), np.linspace(90, -90, 19), np.arange(-180.0, 180, 10)))
+    assert [text for _, text in view.y_ticks] == ["-90", "-45", "0", "45", "90"]
+    np.testing.assert_allclose([at * 19 for at, _ in view.y_ticks], [18.5, 14, 9.5, 5, 0.5])
+    assert view.x_ticks[0] == (0.5 / 36, "-180")
+    assert (18.5 / 36, "0") in view.x_ticks
+    (small,) = views.label_views(grid_of((3, 3), np.array([0.0, 0.1, 0.2]), np.array([1.0, 3.0, 2.0])))
+    assert [text for _, text in small.y_ticks] == ["0", "0.05", "0.1", "0.15", "0.2"]
+    assert small.x_ticks == ()
+
+
+def test_a_thin_map_is_drawn_high_enough_to_be_seen_and_says_so():
+    labels = grid_of((2, 60), np.array([0.0, 1.0]), np.arange(60.0))
+    found = types.SimpleNamespace(colors=charts.cluster_colors(2), n_clusters=2, largest_first=lambda most: [0, 1])
+    (section,) = report._label_maps(labels, found)
+    assert "--ratio:4" in section
+    assert "not to scale" in section
+
+
+def test_where_clusters_are_many_alike_centers_have_alike_colors(rng):
+    centers = np.arange(20.0)[rng.permutation(20), None] * np.ones(3)
+    shown = np.array(report._colors_by_likeness(centers))[np.argsort(centers[:, 0])].tolist()
+    assert shown in (charts.cluster_colors(20), charts.cluster_colors(20)[::-1])
+    assert len(set(charts.cluster_colors(1000))) <= 254
+    assert picture(charts.labels_png(np.array([[-1, 999]]), charts.cluster_colors(1000))).shape == (1, 2, 3)

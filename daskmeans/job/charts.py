@@ -27,15 +27,19 @@ VIRIDIS = ("#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5
 DIVERGING = ("#08519C", "#4292C6", "#9ECAE1", "#FFFFFF", "#FDBE85", "#E6550D", "#8C2D04")
 GONE = "#E4E4E4"
 
+# A palette of PNG has 256.
+MOST_COLORS = 254
+
 WIDTH, HEIGHT = 480, 280
 LEFT, RIGHT, TOP, BOTTOM = 86, 14, 12, 40
 
 
 def cluster_colors(n: int) -> list[str]:
-    """Return a colour for each of `n` clusters."""
+    """Return a colour for each of `n` clusters; of very many, neighbours share one."""
     if n <= len(OKABE_ITO):
         return list(OKABE_ITO[:n])
-    return [_hex(color) for color in _blend(VIRIDIS, np.linspace(0, 1, n))]
+    known = [_hex(color) for color in _blend(VIRIDIS, np.linspace(0, 1, min(n, MOST_COLORS)))]
+    return [known[i * len(known) // n] for i in range(n)]
 
 
 def diverging_colors(values: npt.NDArray[np.floating]) -> list[str]:
@@ -65,12 +69,11 @@ def _blend(anchors: Sequence[str], places: Floats) -> npt.NDArray[np.uint8]:
     return np.stack([np.interp(places, steps, known[:, i]) for i in range(3)], axis=1).round().astype(np.uint8)
 
 
-def labels_png(labels: npt.NDArray[np.integer], n_clusters: int) -> str:
-    """Return a map of labels, (n_rows, n_columns), as a data URI; -1 is grey."""
-    if n_clusters > 254:  # a palette has 256 colours; neighbours share one
-        labels, n_clusters = np.where(labels < 0, -1, labels * 254 // n_clusters), 254
-    palette = [_rgb(color) for color in (GONE, *cluster_colors(n_clusters))]
-    return _png((labels + 1).astype(np.uint8), palette)
+def labels_png(labels: npt.NDArray[np.integer], colors: Sequence[str]) -> str:
+    """Return a map of labels, (n_rows, n_columns), in the colours of the clusters as a data URI; -1 is grey."""
+    distinct = list(dict.fromkeys(colors))
+    index = np.array([0, *(1 + distinct.index(color) for color in colors)], dtype=np.uint8)
+    return _png(index[labels + 1], [_rgb(color) for color in (GONE, *distinct)])
 
 
 def values_png(values: npt.NDArray[np.floating]) -> str:
@@ -224,3 +227,21 @@ def short(value: float, digits: int = 3) -> str:
         return f"{value:.{digits + 1}g}" if abs(value) < 1e3 else f"{value:.{max(0, digits - 5)}f}"
     mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"
+
+
+def aligned(values: Sequence[float] | Floats) -> list[str]:
+    """Return numbers of one column with as many decimals as tell them from each other; nothing for NaN.
+
+    >>> aligned([121873.2, 107968.9]), aligned([-2.143, 36.67]), aligned([9.0, -0.001, float("nan")])
+    (['121,873', '107,969'], ['-2.1', '36.7'], ['9.00', '0.00', ''])
+    """
+    known = np.asarray(values, dtype=np.float64)
+    finite = known[np.isfinite(known)]
+    top = float(np.abs(finite).max(initial=0))
+    step = float(np.ptp(finite)) / 100 if len(finite) > 1 and np.ptp(finite) else top / 1000
+    decimals = max(0, math.ceil(-math.log10(step))) if step else 0
+    if top >= 1e9 or decimals > 6:
+        return [short(float(value)) if math.isfinite(value) else "" for value in known]
+    # 0 is added since what is rounded to -0 would keep its sign.
+    rounded = known.round(decimals) + 0.0
+    return [f"{value:,.{decimals}f}" if math.isfinite(value) else "" for value in rounded]

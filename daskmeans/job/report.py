@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from daskmeans.job import charts
-from daskmeans.job.charts import Line, cluster_colors, diverging_colors, ink_on, short
+from daskmeans.job.charts import OKABE_ITO, Line, aligned, cluster_colors, diverging_colors, ink_on, short
 from daskmeans.job.notes import Projection
 from daskmeans.job.results import CONFIG, LABELS, SUMMARY
 from daskmeans.job.style import CHOOSER, STYLE
-from daskmeans.job.views import Features, label_views, map_dims, parse_features
+from daskmeans.job.views import Features, LabelView, Ticks, label_views, map_dims, parse_features
 from daskmeans.memory import format_bytes
 
 REPORT = "report.html"
@@ -33,6 +33,12 @@ Floats = npt.NDArray[np.float64]
 
 # More than these would make the page heavy, and no one would look at them.
 MOST_ROWS, MOST_COLUMNS, MOST_BUBBLES, MOST_LINES, MOST_PROFILES, MOST_MAPS = 100, 16, 60, 16, 8, 16
+
+# Maps are not drawn narrower or wider than so many times their height: of a thin one, nothing could be seen.
+NARROWEST, WIDEST = 0.4, 4.0
+
+# Height of a row of the heat map.
+ROW_PX = 25
 
 
 def write_report(folder: Path, result: xr.Dataset) -> Path:
@@ -114,7 +120,7 @@ class Found:
             spread = "standard deviations of the centers"
         relative = (centers - mean) / np.where(scale > 0, scale, 1)
         names = [str(name) for name in result["feature"].values]
-        colors = cluster_colors(len(centers))
+        colors = _colors_by_likeness(relative)
         inertia = result["inertia_per_cluster"].values.astype(np.float64)
         sizes = result["sizes"].values if "sizes" in result else None
         return cls(summary, centers, relative, spread, counts, inertia, sizes, names, colors)
@@ -124,6 +130,16 @@ class Found:
         if self.n_clusters <= most:
             return list(range(self.n_clusters))
         return [int(i) for i in np.argsort(-self.counts, kind="stable")[:most]]
+
+
+def _colors_by_likeness(relative: Floats) -> list[str]:
+    """Return a colour for each center: distinct ones where they are few, else alike ones where centers are alike."""
+    colors = cluster_colors(len(relative))
+    if len(relative) <= len(OKABE_ITO):
+        return colors
+    _, _, axes = np.linalg.svd(relative - relative.mean(axis=0), full_matrices=False)
+    rank = np.argsort(np.argsort(relative @ axes[0], kind="stable"))
+    return [colors[i] for i in rank]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,7 +152,7 @@ def _head(title: str, found: Found) -> str:
         "samples": f"{summary['n_samples']:,}",
         "features": f"{summary['n_features']:,}",
         "clusters": f"{found.n_clusters:,}",
-        "inertia": short(summary["inertia"]),
+        "inertia": _number(summary["inertia"]),
         "iterations": f"{summary['n_iter']}",
         "reads of the data": f"{summary['n_passes']}",
         "time": _duration(summary["elapsed_s"]),
@@ -170,13 +186,16 @@ def _label_maps(labels: xr.DataArray, found: Found) -> list[str]:
         return []
     figures = ""
     for i, view in enumerate(views):
-        uri = charts.labels_png(view.labels, found.n_clusters)
-        is_strip = len(view.labels) == 1
-        kind = "strip" if is_strip else "map"
-        caption = _text(f"{view.title}: {view.sides}" if view.title else view.sides)
-        image = f'<img class="{kind}" src="{uri}" alt="clusters, {caption}"{_shape(view.labels.shape, is_strip)}>'
+        uri = charts.labels_png(view.labels, found.colors)
+        caption = f"{view.title}: {view.sides}" if view.title else view.sides
+        if len(view.labels) == 1:
+            image = f'<img class="strip" src="{uri}" alt="clusters, {_text(caption)}">'
+        else:
+            ratio = min(max(view.ratio, NARROWEST), WIDEST)
+            caption += "" if ratio == view.ratio else "; not to scale"
+            image = _framed(f'<img src="{uri}" alt="clusters, {_text(caption)}">', ratio, view)
         hidden = "" if i == 0 else " hidden"
-        figures += f"<figure{hidden}>{image}<figcaption>{caption}</figcaption></figure>"
+        figures += f"<figure{hidden}>{image}<figcaption>{_text(caption)}</figcaption></figure>"
     chooser = ""
     if len(views) > 1:
         options = "".join(f"<option>{_text(view.title)}</option>" for view in views)
@@ -186,9 +205,14 @@ def _label_maps(labels: xr.DataArray, found: Found) -> list[str]:
     return [_section(heading, f'<div class="choice">{chooser}{figures}</div>{_legend(found, dropped=dropped)}')]
 
 
-def _shape(shape: tuple[int, ...], is_strip: bool) -> str:
-    """Return width and height of a picture, so that the page does not jump while it loads."""
-    return "" if is_strip else f' width="{shape[1]}" height="{shape[0]}"'
+def _framed(image: str, ratio: float, view: LabelView) -> str:
+    """Put round numbers at the sides of a map, which keeps its shape while it loads, and on any screen."""
+
+    def ticks(found: Ticks, kind: str, side: str) -> str:
+        return "".join(f'<span class="{kind}" style="{side}:{100 * at:.2f}%">{text}</span>' for at, text in found)
+
+    sides = ticks(view.x_ticks, "x", "left") + ticks(view.y_ticks, "y", "top")
+    return f'<div class="framed" style="--ratio:{ratio:.4g}">{image}{sides}</div>'
 
 
 def _legend(found: Found, *, dropped: bool = False) -> str:
@@ -196,7 +220,9 @@ def _legend(found: Found, *, dropped: bool = False) -> str:
     keys = "".join(f"<li>{_swatch(found.colors[i], i)}</li>" for i in shown)
     if dropped:
         keys += f'<li><i class="swatch" style="background:{charts.GONE}"></i>dropped</li>'
-    return f'<ul class="legend">{keys}</ul>'
+    alike = found.n_clusters > len(OKABE_ITO)
+    note = "<p class=note>Colours are the more alike, the more alike the centers are.</p>" if alike else ""
+    return f'<ul class="legend">{keys}</ul>{note}'
 
 
 def _swatch(color: str, i: int) -> str:
@@ -207,13 +233,15 @@ def _cluster_table(found: Found) -> str:
     """Show size, weight, spread and character of each cluster."""
     weighted = bool(found.summary["config"]["input"].get("weights"))
     heads = ["", *_size_heads(found, weighted), "share", "inertia", "mean distance", "stands out by"]
-    rows = [_cluster_row(found, i, weighted) for i in found.largest_first(MOST_ROWS)]
+    shown = found.largest_first(MOST_ROWS)
+    columns = [_swatch_column(found, shown), *_size_columns(found, shown, weighted), *_quality_columns(found, shown)]
+    rows = list(zip(*columns, strict=True))
     note = f"<p>The {MOST_ROWS} largest of {found.n_clusters:,} clusters.</p>" if len(rows) < found.n_clusters else ""
     unit = (
         f"{'Share: of the weight. ' if weighted else ''}Mean distance: root mean square, to the center. "
         f"Stands out by: the features farthest from the mean, in {found.spread}."
     )
-    return f'<div class="clusters">{_table(heads, rows)}</div>{note}<p class=note>{unit}</p>'
+    return f'<div class="cards">{_table(heads, rows, words={0, len(heads) - 1})}</div>{note}<p class=note>{unit}</p>'
 
 
 def _size_heads(found: Found, weighted: bool) -> list[str]:
@@ -223,19 +251,39 @@ def _size_heads(found: Found, weighted: bool) -> list[str]:
     return ["weight"] if found.sizes is None else ["samples", "weight"]
 
 
-def _cluster_row(found: Found, i: int, weighted: bool) -> list[str]:
-    count, share = found.counts[i], found.counts[i] / (found.counts.sum() or 1.0)
-    sizes = [_number(count)] if not weighted or found.sizes is None else [f"{found.sizes[i]:,}", _number(count)]
-    distance = np.sqrt(found.inertia[i] / count) if count else np.nan
-    bar = f'<span class="bar"><i style="width:{100 * share:.1f}%;background:{found.colors[i]}"></i></span>'
-    numbers = [*sizes, f"{share:.1%}{bar}", short(found.inertia[i]), short(distance)]
-    return [_swatch(found.colors[i], i), *numbers, _text(_character(found, i))]
+def _swatch_column(found: Found, shown: Sequence[int]) -> list[str]:
+    return [_swatch(found.colors[i], i) for i in shown]
+
+
+def _size_columns(found: Found, shown: Sequence[int], weighted: bool) -> list[list[str]]:
+    """Return numbers of samples, weights, or both."""
+    weights = [_number(found.counts[i]) for i in shown]
+    return [weights] if not weighted or found.sizes is None else [[f"{found.sizes[i]:,}" for i in shown], weights]
+
+
+def _quality_columns(found: Found, shown: Sequence[int]) -> list[list[str]]:
+    """Return shares, inertia, mean distances, and what is special."""
+    shares = found.counts / (found.counts.sum() or 1.0)
+    bars = [
+        f'<span class="bar"><i style="width:{100 * shares[i]:.1f}%;background:{found.colors[i]}"></i></span>'
+        for i in shown
+    ]
+    distances = np.sqrt(found.inertia / np.where(found.counts > 0, found.counts, np.nan))
+    return [
+        [f"{shares[i]:.1%}{bar}" for i, bar in zip(shown, bars, strict=True)],
+        aligned(found.inertia[shown]),
+        aligned(distances[shown]),
+        [_text(_character(found, i)) for i in shown],
+    ]
 
 
 def _character(found: Found, i: int) -> str:
     """Name the three features in which a center is farthest from the mean."""
     order = np.argsort(-np.abs(found.relative[i]), kind="stable")[:3]
-    return ", ".join(f"{found.names[f]} {found.relative[i, f]:+.1f}" for f in order)
+    # Where all features are of one variable, its name says nothing.
+    is_one = len({name.partition("[")[0] for name in found.names}) == 1 < len(found.names)
+    names = [name.partition("[")[2].rstrip("]") or name if is_one else name for name in found.names]
+    return ", ".join(f"{names[f]} {found.relative[i, f]:+.1f}" for f in order)
 
 
 def _center_sections(found: Found) -> list[str]:
@@ -257,12 +305,13 @@ def _center_sections(found: Found) -> list[str]:
 
 def _center_table(found: Found) -> str:
     """Show the values of the centers, coloured by how far they are from the mean."""
-    rows = []
-    for i in found.largest_first(MOST_ROWS):
+    rows, shown = [], found.largest_first(MOST_ROWS)
+    texts = [aligned(column) for column in found.centers[shown].T]
+    for row, i in enumerate(shown):
         colors = diverging_colors(found.relative[i] / 2)
         cells = [
-            f'<td style="background:{c};color:{ink_on(c)}">{short(x)}</td>'
-            for x, c in zip(found.centers[i], colors, strict=True)
+            f'<td style="background:{c};color:{ink_on(c)}">{text[row]}</td>'
+            for text, c in zip(texts, colors, strict=True)
         ]
         rows.append(f"<tr><th>{_swatch(found.colors[i], i)}</th>{''.join(cells)}</tr>")
     heads = "".join(f"<th>{_in_lines(name)}</th>" for name in ["", *found.names])
@@ -315,8 +364,9 @@ def _heat_map(found: Found) -> str:
     every = f"every {step}th of " if step > 1 else ""
     note = f"A row for each cluster, a column for {every}{len(found.names):,} features."
     note += " Blue is below the mean, orange above."
-    height = max(120, 14 * len(shown))
-    return f'<img class="heatmap" style="height:{height}px" src="{uri}" alt="heat map"><p class=note>{_text(note)}</p>'
+    keys = "".join(_swatch_column(found, shown)) if len(shown) <= MOST_BUBBLES else ""
+    image = f'<img class="heatmap" style="height:{ROW_PX * len(shown)}px" src="{uri}" alt="heat map">'
+    return f'<div class="rows"><div>{keys}</div>{image}</div><p class=note>{_text(note)}</p>'
 
 
 def _projection(found: Found, lie: Projection) -> str:
@@ -346,11 +396,12 @@ def _convergence(summary: Mapping[str, Any]) -> str:
         x, y = (np.array([report[key] for report in known], dtype=float) for key in ("number", "inertia"))
         chart = charts.line_chart([Line(x, y, "#0072B2", "inertia")], "pass", "inertia", whole_x=True)
     heads = ["pass", "what for", "inertia", "center shift\u00b2", "read", "time"]
-    rows = [_pass_row(report) for report in summary["passes"]]
+    inertia = aligned([np.nan if report["inertia"] is None else report["inertia"] for report in summary["passes"]])
+    rows = [_pass_row(report, text) for report, text in zip(summary["passes"], inertia, strict=True)]
     state = "Converged" if summary["converged"] else "Not converged"
     n_iter = summary["n_iter"]
     told = f"<p>{state} after {n_iter} iteration{'s' * (n_iter != 1)} over the data.</p>"
-    return f"{told}{chart}<details><summary>All {len(rows)} passes</summary>{_table(heads, rows)}</details>"
+    return f"{told}{chart}<details><summary>All {len(rows)} passes</summary>{_table(heads, rows, words={1})}</details>"
 
 
 def _sweep(summary: Mapping[str, Any]) -> list[str]:
@@ -381,20 +432,29 @@ def _score_charts(sweep: Mapping[str, Any]) -> Iterator[str]:
 def _score_table(sweep: Mapping[str, Any]) -> str:
     """List all scores, what was taken in bold."""
     names = [name for name in sweep["table"][0] if any(row[name] is not None for row in sweep["table"])]
+    columns = [_score_column([row[name] for row in sweep["table"]]) for name in names]
     rows = []
-    for row in sweep["table"]:
-        cells = [_maybe(row[name]) for name in names]
+    for row, cells in zip(sweep["table"], zip(*columns, strict=True), strict=True):
         taken = row["n_clusters"] == sweep["recommended"]
-        rows.append([f"<b>{cell}</b>" for cell in cells] if taken else cells)
-    return _table(["clusters" if name == "n_clusters" else _spaced(name) for name in names], rows)
+        rows.append([f"<b>{cell}</b>" for cell in cells] if taken else list(cells))
+    return _table(["clusters" if name == "n_clusters" else _spaced(name) for name in names], rows, words=())
+
+
+def _score_column(values: Sequence[float | bool | None]) -> list[str]:
+    """Return numbers, yes or no, or nothing."""
+    if any(isinstance(value, bool) for value in values):
+        return ["" if value is None else "yes" if value else "no" for value in values]
+    if all(isinstance(value, int) for value in values):
+        return [str(value) for value in values]
+    return aligned([np.nan if value is None else value for value in values])
 
 
 def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _pass_row(report: Mapping[str, Any]) -> list[str]:
-    found = [_maybe(report["inertia"]), _maybe(report["center_shift"])]
+def _pass_row(report: Mapping[str, Any], inertia: str) -> list[str]:
+    found = [inertia, "" if report["center_shift"] is None else short(report["center_shift"])]
     cost = [format_bytes(report["n_bytes"]), _duration(report["elapsed_s"])]
     return [str(report["number"]), _text(report["title"]), *found, *cost]
 
@@ -446,11 +506,18 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{_text(title)}</h2>{body}</section>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are HTML already."""
-    head = f"<tr>{''.join(f'<th>{_text(name)}</th>' for name in heads)}</tr>" if heads else ""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table>{head}{body}</table></div>'
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] | None = None) -> str:
+    """Return a table of cells that are HTML already; columns of numbers, all but those of `words`, end at the right."""
+    is_number = [words is not None and i not in words for i in range(len(heads))]
+    kinds = [' class="n"' if right else "" for right in is_number]
+    head = "".join(f"<th{kind}>{_text(name)}</th>" for kind, name in zip(kinds, heads, strict=True))
+    # On a phone, rows become cards in which each value says what it is.
+    tags = [f'{kind} data-name="{_text(name)}"' for kind, name in zip(kinds, heads, strict=True)]
+    body = "".join(
+        f"<tr>{''.join(f'<td{tag}>{cell}</td>' for tag, cell in zip(tags or [''] * len(row), row, strict=True))}</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table>{f"<tr>{head}</tr>" if heads else ""}{body}</table></div>'
 
 
 def _text(value: str) -> str:
@@ -466,14 +533,9 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def _maybe(value: float | bool | None) -> str:
-    """Return a number, yes or no, or nothing."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else short(value)
-
-
 def _number(value: float) -> str:
+    if abs(value) >= 1e9:
+        return short(value)
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else short(value)
 
 

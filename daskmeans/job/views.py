@@ -27,6 +27,10 @@ MOST_SLICES = 12
 MOST_PIXELS = (512, 1024)
 
 Labels = npt.NDArray[np.integer[Any]]
+Ticks = tuple[tuple[float, str], ...]
+
+# Names of dimensions that are measured in degrees, which have their own round numbers.
+DEGREES = {"latitude", "lat", "longitude", "lon", "rlat", "rlon", "nav_lat", "nav_lon"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,16 @@ class LabelView:
     labels : (n_rows, n_columns).
     title : which slice it is; empty where there is one only.
     sides : what lies along the sides.
+    ratio : of its width to its height, by numbers of cells.
+    x_ticks, y_ticks : for coordinates at the sides, how far from the left or the top, and how they are written.
     """
 
     labels: Labels
     title: str
     sides: str
+    ratio: float = 1.0
+    x_ticks: Ticks = ()
+    y_ticks: Ticks = ()
 
 
 def map_dims(dims: Sequence[str]) -> tuple[str, str] | None:
@@ -88,7 +97,29 @@ def _map(part: xr.DataArray, sides: tuple[str, str]) -> LabelView:
     gone = [str(name) for name, coord in part.coords.items() if not coord.dims]
     title = ", ".join(f"{name}={format_value(part.coords[name].values)}" for name in gone)
     text = f"{_side(thin, horizontal, 'left to right')}; {_side(thin, vertical, 'top to bottom')}"
-    return LabelView(thin.values, title, text)
+    ratio = part.sizes[horizontal] / part.sizes[vertical]
+    return LabelView(thin.values, title, text, ratio, _ticks(thin, horizontal, 6), _ticks(thin, vertical, 5))
+
+
+def _ticks(part: xr.DataArray, dim: str, most: int) -> Ticks:
+    """Return round numbers along a side, `most` at most, where its coordinate rises or falls all along."""
+    if dim not in part.coords or part.sizes[dim] < 2 or part[dim].dtype.kind not in "iuf":
+        return ()
+    line = part[dim].values.astype(np.float64)
+    steps = np.diff(line)
+    if not ((steps > 0).all() or (steps < 0).all()):
+        return ()
+    low, high = min(line[0], line[-1]), max(line[0], line[-1])
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    known = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 45.0, 60.0, 90.0] if dim.lower() in DEGREES else []
+    step = next(s for s in [*known, *(power * m for m in (1, 2, 5, 10, 20))] if (high - low) / s <= most)
+    if (high - low) / step < 1:
+        step = next(power * m for m in (1, 2, 5, 10, 20) if (high - low) / (power * m) <= most)
+    values = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
+    places = np.arange(len(line)) + 0.5
+    rising = slice(None) if line[0] < line[-1] else slice(None, None, -1)
+    at = np.interp(values, line[rising], places[rising]) / len(line)
+    return tuple((float(place), f"{value:g}") for place, value in zip(at, values, strict=True))
 
 
 def _points_up(part: xr.DataArray, vertical: str) -> bool:
@@ -115,7 +146,8 @@ def _thin(part: xr.DataArray, most: dict[str, int], most_cells: int) -> xr.DataA
 
 def _side(part: xr.DataArray, dim: str, direction: str) -> str:
     line = part[dim].values if dim in part.coords else np.arange(part.sizes[dim])
-    return f"{dim} from {format_value(line[0])} to {format_value(line[-1])}, {direction}"
+    first, last = (f"{end:.6g}" if line.dtype.kind == "f" else format_value(end) for end in (line[0], line[-1]))
+    return f"{dim} from {first} to {last}, {direction}"
 
 
 @dataclass(frozen=True)
