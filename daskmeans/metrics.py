@@ -77,6 +77,8 @@ def scores(
     """
     budget = resolve_budget(memory_budget)
     viewer = KMeans()
+    if sample_dims is None and hasattr(X, "dims"):  # an xarray object, as the models saw theirs
+        sample_dims = next((model._layout[0] for model in models if isinstance(model, KMeans)), None)
     samples, _ = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
     if _metric_of(models) == "cosine":
         samples = samples.with_transform(Normalize(samples.n_features))

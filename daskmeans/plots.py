@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.covariance import Covariance, principal_components
+from daskmeans.errors import DataError
 from daskmeans.estimator import KMeans
 from daskmeans.fit import check_surveyed
 from daskmeans.inputs import resolve_budget, view
@@ -19,13 +20,17 @@ from daskmeans.steps import Survey
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from daskmeans.selection import Sweep
 
 __all__ = ["centers", "cluster_sizes", "convergence", "elbow", "projection", "silhouettes"]
 
-# More features than this are drawn as a heat map, fewer as profiles.
-MOST_PROFILED = 8
+# More features, or more clusters, than these are drawn as a heat map, fewer as profiles.
+MOST_PROFILED, MOST_LINES = 8, 10
+
+# More clusters than this are not numbered one by one.
+MOST_NUMBERED = 20
 
 # Where the largest inertia exceeds the smallest by this factor, the axis is logarithmic.
 MOST_LINEAR = 10
@@ -49,39 +54,64 @@ def _colors(n: int) -> npt.NDArray[np.float64]:
     return np.array([mpl.colormaps["turbo"](x) for x in np.linspace(0.05, 0.95, n)])
 
 
+def _number(axis: Axis, n_clusters: int) -> None:
+    """Put the numbers of clusters on an axis: each, where there is room."""
+    if n_clusters <= MOST_NUMBERED:
+        axis.set_ticks(range(n_clusters))
+    else:
+        axis.set_ticks(range(0, n_clusters, -(-n_clusters // 10)))
+
+
 def elbow(sweep: Sweep, ax: Axes | None = None) -> Axes:
-    """Draw inertia against the number of clusters; the recommended number is marked."""
+    """Draw inertia against the number of clusters; a ring marks the knee, a dashed line the recommended number."""
     ax = _axes(ax)
     inertia = sweep.table["inertia"]
-    ax.plot(inertia.index, inertia, "o-", color="tab:blue")
-    ax.axvline(sweep.recommended, color="0.6", linestyle="--", zorder=0)
+    ax.plot(inertia.index, inertia, "o-", markersize=4, color="tab:blue")
+    _mark(ax, sweep, inertia, "knee of explained variation")
     ax.set_title(f"recommended: {sweep.recommended}", fontsize="medium")
     ax.set(xlabel="number of clusters", ylabel="inertia", ylim=(0, None), xticks=inertia.index)
+    ax.legend(fontsize="small")
     return ax
 
 
+def _mark(ax: Axes, sweep: Sweep, values: Any, criterion: str | None) -> None:
+    """Mark the recommended number by a dashed line, and what one criterion suggests by a ring."""
+    ax.axvline(sweep.recommended, color="0.6", linestyle="--", zorder=0, label="recommended")
+    suggested = sweep.suggestions.get(criterion) if criterion else None
+    if suggested is not None:
+        place, label = ([suggested], [values[suggested]]), "suggested by the curve"
+        ax.plot(*place, "o", markersize=11, markerfacecolor="none", color="tab:red", label=label)
+
+
 def sweep_scores(sweep: Sweep) -> npt.NDArray[Any]:
-    """Draw the elbow and every score against the number of clusters, and return the axes, (2, 4)."""
+    """Draw the elbow and every score against the number of clusters, and return the axes, (2, 4).
+
+    A ring marks what each criterion suggests, a dashed line the number that is recommended.
+    """
     import matplotlib.pyplot as plt
 
     panels = {
-        "explained_variation": "explained variation",
-        "calinski_harabasz": "Calinski-Harabasz (high is good)",
-        "davies_bouldin": "Davies-Bouldin (low is good)",
-        "simplified_silhouette": "simplified silhouette (high is good)",
-        "silhouette": "silhouette of a sample (high is good)",
-        "gap": "gap statistic of a sample",
-        "stability": "stability (1 is stable)",
+        "explained_variation": ("explained variation", "knee of explained variation"),
+        "calinski_harabasz": ("Calinski-Harabasz (high is good)", "largest Calinski-Harabasz index"),
+        "davies_bouldin": ("Davies-Bouldin (low is good)", "smallest Davies-Bouldin index"),
+        "simplified_silhouette": ("simplified silhouette (high is good)", "largest simplified silhouette"),
+        "silhouette": ("silhouette of a sample (high is good)", "largest silhouette"),
+        "gap": ("gap statistic of a sample", "gap rule"),
+        "stability": ("stability (1 is stable)", None),
     }
     _, axes = plt.subplots(2, 4, figsize=(14, 6), layout="constrained", sharex=True)
     elbow(sweep, axes.flat[0])
     axes.flat[0].set_xlabel("")
-    for ax, (name, title) in zip(axes.flat[1:], panels.items(), strict=True):
+    for ax, (name, (title, criterion)) in zip(axes.flat[1:], panels.items(), strict=True):
         values = sweep.table[name]
         error = sweep.table.get(f"{name}_se")
         ax.errorbar(values.index, values, yerr=error, fmt="o-", markersize=4, capsize=3, color="tab:blue")
-        ax.axvline(sweep.recommended, color="0.6", linestyle="--", zorder=0)
+        _mark(ax, sweep, values, criterion)
         ax.set_title(title, fontsize="medium")
+        if values.isna().all():
+            ax.annotate("not computed", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.5")
+            ax.set_yticks([])
+    axes.flat[-1].set_ylim(min(0, np.nanmin(sweep.table["stability"].fillna(0))), 1.05)
     for ax in axes[1]:
         ax.set_xlabel("number of clusters")
     result: npt.NDArray[Any] = axes
@@ -93,9 +123,9 @@ def cluster_sizes(model: KMeans, ax: Axes | None = None) -> Axes:
     ax = _axes(ax)
     share = 100 * model.counts_ / model.counts_.sum()
     bars = ax.bar(range(len(share)), share, color=_colors(len(share)))
-    if len(share) <= 20:
-        ax.bar_label(bars, fmt="%.1f %%", fontsize="small")
-        ax.set_xticks(range(len(share)))
+    if len(share) <= MOST_NUMBERED:
+        ax.bar_label(bars, fmt="%.1f", fontsize="small")
+    _number(ax.xaxis, len(share))
     ax.set(xlabel="cluster", ylabel="share of all samples / %")
     return ax
 
@@ -116,15 +146,14 @@ def silhouettes(model: KMeans, X: Any, sample_weight: Any = None, ax: Axes | Non
         ha="center",
         color="0.3",
     )
-    ax.set(xlabel="mean simplified silhouette", ylabel="cluster")
-    if len(values) <= 20:
-        ax.set_yticks(range(len(values)))
+    ax.set(xlabel="mean simplified silhouette", ylabel="cluster", xlim=(0, 1))
+    _number(ax.yaxis, len(values))
     ax.invert_yaxis()
     return ax
 
 
 def centers(model: KMeans, ax: Axes | None = None, *, standardize: bool = False) -> Axes:
-    """Draw the centers: profiles over up to 8 features, else a heat map.
+    """Draw the centers: profiles of up to 10 clusters over up to 8 features, else a heat map.
 
     Parameters
     ----------
@@ -140,11 +169,11 @@ def centers(model: KMeans, ax: Axes | None = None, *, standardize: bool = False)
         values = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
         label = "deviation / standard deviations"
     names = [str(name) for name in getattr(model, "feature_names_in_", range(values.shape[1]))]
-    if len(names) <= MOST_PROFILED:
+    if len(names) <= MOST_PROFILED and len(values) <= MOST_LINES:
         for cluster, color in enumerate(_colors(len(values))):
             ax.plot(values[cluster], "o-", color=color, label=f"{cluster}")
         ax.set_ylabel(label)
-        ax.legend(title="cluster", fontsize="small", ncols=1 + len(values) // 9)
+        ax.legend(title="cluster", fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     else:
         diverges = values.min() < 0 < values.max()
         limit = np.abs(values).max()
@@ -152,8 +181,7 @@ def centers(model: KMeans, ax: Axes | None = None, *, standardize: bool = False)
         image = ax.imshow(values, aspect="auto", interpolation="nearest", **limits)
         ax.figure.colorbar(image, ax=ax, label=label)
         ax.set_ylabel("cluster")
-        if len(values) <= 20:
-            ax.set_yticks(range(len(values)))
+        _number(ax.yaxis, len(values))
     _name_features(ax, names)
     return ax
 
@@ -173,8 +201,10 @@ def projection(
 
     One pass over the data, to draw the sample.
     """
+    from matplotlib import patheffects
+
     ax = _axes(ax)
-    samples, _ = view(KMeans(), X, None, resolve_budget(None), reset=True)
+    samples, _ = view(model, X, None, resolve_budget(None), reset=False)
     samples = samples.with_transform(model._normalize)
     surveyed = Scanner(samples).scan(Survey(sample_size, random_state, samples.n_samples), "sample")
     check_surveyed(surveyed, samples, n_clusters=1)
@@ -194,9 +224,12 @@ def projection(
     colors = _colors(len(points))
     ax.scatter(shown[:, 0], shown[:, 1], c=colors[labels], s=6, alpha=0.5, linewidths=0, rasterized=True)
     ax.scatter(at[:, 0], at[:, 1], c=colors, s=90, marker="X", edgecolors="black", zorder=3)
-    for cluster, place in enumerate(at if len(at) <= 20 else []):
-        ax.annotate(f"{cluster}", place, xytext=(6, 6), textcoords="offset points", fontweight="bold")
+    rim = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for cluster, place in enumerate(at if len(at) <= MOST_NUMBERED else []):
+        ax.annotate(f"{cluster}", place, xytext=(6, 6), textcoords="offset points", fontweight="bold", path_effects=rim)
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
+    if rows.shape[1] == 1:
+        ax.set_yticks([])
     return ax
 
 
@@ -213,16 +246,22 @@ def _nearest(rows: npt.NDArray[Any], points: npt.NDArray[np.float64]) -> npt.NDA
 def convergence(history: KMeans | Sequence[Any], ax: Axes | None = None) -> Axes:
     """Draw inertia against passes over the data.
 
+    Seeding by k-means|| counts the distance to the nearest candidate, of which there are more than clusters: its last
+    inertia may be below that of the first iteration.
+
     Parameters
     ----------
-    history : a fitted model, or reports of passes, each an object or a mapping with ``number``, ``title`` and
-        ``inertia``, such as ``passes`` of summary.json.
+    history : a model as `fit` left it; of a model of a sweep, the least inertia of all models is drawn. Or reports of
+        passes, each an object or a mapping with ``number``, ``title`` and ``inertia``, such as ``passes`` of
+        summary.json.
     """
+    if isinstance(history, KMeans) and not hasattr(history, "history_"):
+        raise DataError("The model has no history: only `fit` leaves one, and it is not saved.")
     ax = _axes(ax)
     reports = history.history_ if isinstance(history, KMeans) else history
     told = [report if isinstance(report, dict) else vars(report) for report in reports]
     known = [report for report in told if report["inertia"] is not None]
-    for title, color, label in (("k-means||", "tab:orange", "seeding"), ("", "tab:blue", "iteration")):
+    for title, color, label in (("k-means||", "tab:orange", "seeding (candidates)"), ("", "tab:blue", "iteration")):
         part = [report for report in known if report["title"].startswith("k-means||") == bool(title)]
         if part:
             ax.plot([r["number"] for r in part], [r["inertia"] for r in part], "o-", color=color, label=label)
@@ -231,5 +270,6 @@ def convergence(history: KMeans | Sequence[Any], ax: Axes | None = None) -> Axes
     values = [report["inertia"] for report in known]
     if values and max(values) > MOST_LINEAR * min(values) > 0:
         ax.set_yscale("log")
-    ax.legend()
+    if known:
+        ax.legend()
     return ax

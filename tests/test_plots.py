@@ -8,10 +8,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray as xr
 from sklearn.datasets import make_blobs
 
 import daskmeans
 from daskmeans import KMeans, metrics, plots
+from daskmeans.errors import DataError
 
 CUT = Path(__file__).parent / "data" / "eraint_cut.zarr"
 X, _ = make_blobs(400, centers=4, n_features=3, random_state=0)
@@ -42,6 +44,11 @@ def test_a_sweep_draws_its_elbow_and_every_score():
     assert axes.shape == (2, 4)
     np.testing.assert_array_equal(axes[0, 0].lines[0].get_ydata(), found.table["inertia"])
     assert axes[0, 0].get_title() == f"recommended: {found.recommended}"
+    rings = [(ax.lines[-1].get_xdata(), ax.lines[-1].get_ydata()) for ax in axes.flat[1:6]]
+    suggested = list(found.suggestions.values())[:5]
+    assert [int(np.squeeze(x)) for x, _ in rings] == suggested
+    assert np.squeeze(rings[1][1]) == found.table.loc[suggested[1], "calinski_harabasz"]
+    assert axes[1, 3].texts[0].get_text() == "not computed"  # one start each is not compared
 
 
 def test_few_features_are_profiles_and_many_a_heat_map():
@@ -55,6 +62,25 @@ def test_few_features_are_profiles_and_many_a_heat_map():
     assert many.images[0].get_array().shape == (3, 9)
     assert many.get_xticklabels()[0].get_text() == "z[level=200]"
     assert "principal component 1 (" in plots.projection(model, opened, sample_size=200).get_xlabel()
+
+
+def test_many_clusters_are_a_heat_map_with_numbers_that_can_be_read():
+    model = KMeans(25, random_state=0).fit(X)
+    assert plots.centers(model).images[0].get_array().shape == (25, 3)
+    ticks = plots.cluster_sizes(model).get_xticks()
+    assert set(ticks) < set(range(25))
+    assert len(ticks) <= 13
+
+
+def test_data_with_named_dimensions_is_seen_as_it_was_fitted():
+    grid = xr.DataArray(X.reshape(20, 20, 3), dims=("lat", "lon", "feature"))
+    model, plain = KMeans(4, random_state=0).fit(grid, sample_dims=["lat", "lon"]), KMeans(4, random_state=0).fit(X)
+    ax = plots.projection(model, grid, sample_size=100)
+    assert len(ax.collections[0].get_offsets()) == 100
+    widths = [[bar.get_width() for bar in plots.silhouettes(*of).patches] for of in ((model, grid), (plain, X))]
+    np.testing.assert_allclose(*widths)
+    with pytest.raises(ValueError, match="X has 2 features, but KMeans is expecting 3"):
+        plots.projection(plain, X[:, :2])
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 3])
@@ -71,3 +97,6 @@ def test_convergence_shows_the_inertia_of_each_pass():
     assert drawn[-1] == pytest.approx(model.inertia_)
     assert (np.diff(drawn) <= 1e-9).all()
     assert plots.convergence([{"number": 1, "title": "iteration", "inertia": 2.0}]).lines
+    assert not plots.convergence([{"number": 1, "title": "survey", "inertia": None}]).lines
+    with pytest.raises(DataError, match="The model has no history"):
+        plots.convergence(KMeans(2).partial_fit(X))
