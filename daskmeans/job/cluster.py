@@ -70,12 +70,14 @@ def describe_workers(config: ClusterConfig) -> Workers:
     return Workers(config.most_workers, 1, 0)
 
 
-# Dask's processes keep a profile of each second, messages and past graphs, which only a report has use for.
+# Dask's processes keep a profile of each second, an hour of how busy they were, messages and past graphs, which only a
+# report has use for.
 SHORT_HISTORY = {
     "distributed.worker.profile.enabled": False,
     "distributed.diagnostics.computations.max-history": 10,
     # Messages hold tasks, and tasks hold centers.
     "distributed.admin.low-level-log-length": 10,
+    "distributed.admin.system-monitor.log-length": 100,
 }
 
 
