@@ -3,7 +3,8 @@
     python scripts/soak.py          # 200 passes
     python scripts/soak.py 50
 
-Prints what each process holds on the way. Ends with 1 if one has grown by a tenth, or by 20 MiB, since pass 20.
+Prints what each process holds on the way, and by how much it has grown over the second half of the passes: the slope of
+a line through what it held after each of them. Ends with 1 where that is more than 2 MiB in 100 passes.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import zarr
+from dask.utils import key_split
+from distributed import Client
+
+from daskmeans.job.cluster import SHORT_HISTORY
 
 REPOSITORY = Path(__file__).parents[1]
 N_WORKERS = 2
-SETTLED = 20
+MOST_MIB_IN_100 = 2.0
 
 JOB = """\
 input: {store: X.zarr}
@@ -35,12 +40,8 @@ output: {path: out, labels: false}
 
 def start(*words: str) -> subprocess.Popen[str]:
     # As in a cluster that the package starts.
-    quiet = {
-        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-        "DASK_DISTRIBUTED__DIAGNOSTICS__COMPUTATIONS__MAX_HISTORY": "10",
-        "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100",
-    }
-    environment = {**os.environ, **quiet, "PYTHONPATH": str(REPOSITORY)}
+    short = {"DASK_" + key.upper().replace(".", "__").replace("-", "_"): str(it) for key, it in SHORT_HISTORY.items()}
+    environment = {**os.environ, **short, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [sys.executable, "-m", *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -64,6 +65,23 @@ def cluster() -> Iterator[dict[str, subprocess.Popen[str]]]:
             process.wait()
 
 
+def fill_cache() -> None:
+    """Fill Dask's cache of the short names of tasks, of limited size, as a run of some 1,000 such passes does."""
+    for i in range(key_split.cache_info().maxsize):
+        key_split((f"before-{i // 100:032x}", i))
+
+
+def fill_caches(processes: dict[str, subprocess.Popen[str]]) -> None:
+    """Fill that cache of scheduler and workers, and print what it takes."""
+    with Client(scheduler_file="scheduler.json") as client:
+        client.wait_for_workers(N_WORKERS)
+        before = rss_mib(processes)
+        client.run_on_scheduler(fill_cache)
+        client.run(fill_cache)
+        taken = [f"{name} {mib - before[name]:.1f} MiB" for name, mib in rss_mib(processes).items()]
+        print(f"Dask's names of the last {key_split.cache_info().maxsize:,} tasks:", ", ".join(taken), flush=True)
+
+
 def make_store() -> None:
     """Write noise, on which k-means goes on for long."""
     rows = np.random.default_rng(0).standard_normal((400_000, 8), dtype="f4")
@@ -75,18 +93,27 @@ def rss_mib(processes: dict[str, subprocess.Popen[str]]) -> dict[str, float]:
 
 
 def watch(processes: dict[str, subprocess.Popen[str]], n_passes: int) -> dict[int, dict[str, float]]:
-    """Return what each process holds after some passes."""
+    """Return what each process holds after each pass."""
     found = {}
+    shown = {round(n_passes * part) for part in (0.1, 0.3, 0.55, 0.775, 1)}
     assert processes["driver"].stdout is not None
     for line in processes["driver"].stdout:
         number = int(line.split()[1]) if line.startswith("pass ") else 0
-        if number and (number % SETTLED == 0 or number == n_passes):
+        if number:
             found[number] = rss_mib(processes)
-            print(
-                f"pass {number:>4}" + "".join(f"  {name} {mib:6.1f} MiB" for name, mib in found[number].items()),
-                flush=True,
-            )
+        if number in shown:
+            holds = "".join(f"  {name} {mib:6.1f} MiB" for name, mib in found[number].items())
+            print(f"pass {number:>4}{holds}", flush=True)
     return found
+
+
+def slopes(found: dict[int, dict[str, float]], n_passes: int) -> dict[str, float]:
+    """Return by how many MiB each process grows in 100 passes, over the second half of them."""
+    numbers = [number for number in found if number > n_passes / 2]
+    return {
+        name: 100 * float(np.polyfit(numbers, [found[number][name] for number in numbers], 1)[0])
+        for name in found[numbers[0]]
+    }
 
 
 def main() -> int:
@@ -94,14 +121,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         make_store()
         Path("job.yaml").write_text(JOB % n_passes)
-        with cluster() as processes, start("daskmeans", "run", "job.yaml") as driver:
-            found = watch({"driver": driver, **processes}, n_passes)
+        with cluster() as processes:
+            fill_caches(processes)
+            with start("daskmeans", "run", "job.yaml") as driver:
+                found = watch({"driver": driver, **processes}, n_passes)
     if driver.returncode or max(found, default=0) < n_passes:
         print(f"the run ended early, with {driver.returncode}")
         return 1
-    before, after = found[SETTLED], found[max(found)]
-    grown = [name for name, mib in after.items() if mib > max(before[name] * 1.1, before[name] + 20)]
-    print(f"grown: {', '.join(grown) or 'none'}")
+    grows = slopes(found, n_passes)
+    print("MiB in 100 passes:", ", ".join(f"{name} {slope:+.2f}" for name, slope in grows.items()))
+    grown = [name for name, slope in grows.items() if slope > MOST_MIB_IN_100]
+    print(f"grown: {', '.join(grown)}" if grown else "flat")
     return 1 if grown else 0
 
 
