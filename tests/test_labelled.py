@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from grids import CountingStore
 from sklearn.cluster import KMeans as Reference
-from test_stores import CountingStore
 from zarr.storage import MemoryStore
 
 import daskmeans

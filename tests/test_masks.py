@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from grids import CountingStore
 from rich.console import Console
-from test_stores import CountingStore
 from zarr.storage import MemoryStore
 
 import daskmeans

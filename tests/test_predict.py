@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from era import CUT, QUIET, REPOSITORY
+from era import CUT, QUIET, REPOSITORY, kill_while_it_writes
 from era import run_folder as run
 from sklearn.metrics.pairwise import euclidean_distances
 
@@ -120,33 +119,16 @@ def test_ranks_without_labels_are_refused():
         load_config("job.yaml", ["output.labels=false", "output.runner_up=true"])
 
 
-# Makes each block slow, so that there is a middle to be killed in.
-SLOW = """
-import sys, time
-from rich.console import Console
-from pathlib import Path
-from daskmeans.job import predict, results
-write = results.LabelSink.write
-def slow(self, region, values):
-    write(self, region, values)
-    print("written", flush=True)
-    time.sleep(0.5)
-results.LabelSink.write = slow
+PREDICT = """
+from daskmeans.job import predict
 one = ["cluster.options={num_workers: 1}"]
-predict.predict_job(Path("out"), sys.argv[1], "new.zarr", one, False, Console(quiet=True))
+predict.predict_job("out", sys.argv[1], "new.zarr", one, False, QUIET)
 """
 
 
 def test_a_killed_predict_leaves_no_labels_and_can_be_run_again():
     folder = run("model.memory_budget=300kB")
-    # Its own process: what SIGKILL strikes cannot clean up behind itself.
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(CUT)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout.readline() == b"written\n"
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    kill_while_it_writes(PREDICT, str(CUT))
     assert not Path("new.zarr").exists()
     left = [place for place in Path().iterdir() if place.name.startswith(".new.zarr")]
     assert len(left) == 1

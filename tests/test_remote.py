@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from era import CUT
+from grids import ERA_DIMS, CountingStore, all_rows
 from rich.console import Console
-from test_stores import ERA, ERA_DIMS, CountingStore, all_rows
 
 from daskmeans import retry
 from daskmeans.errors import DataError
@@ -49,7 +50,7 @@ class FlakyStore(CountingStore):
 
 
 def flaky(n_failures, error=FlakyStore.error):
-    store = FlakyStore(zarr.storage.LocalStore(ERA, read_only=True))
+    store = FlakyStore(zarr.storage.LocalStore(CUT, read_only=True))
     FlakyStore.n_failures, FlakyStore.error = n_failures, error
     return store, open_samples(zarr.open_group(store, mode="r"), variables=["u", "v"], **ERA_DIMS).samples
 
@@ -57,7 +58,7 @@ def flaky(n_failures, error=FlakyStore.error):
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "busy"), ConnectionResetError(), TimeoutError()])
 def test_reads_that_fail_in_passing_are_tried_again(error):
     _, samples = flaky(2, error)
-    expected = open_samples(ERA, variables=["u", "v"], **ERA_DIMS).samples
+    expected = open_samples(CUT, variables=["u", "v"], **ERA_DIMS).samples
     np.testing.assert_array_equal(all_rows(samples), all_rows(expected))
 
 
@@ -154,7 +155,7 @@ def s3_server():
     files = s3fs.S3FileSystem(**credentials(direct), skip_instance_cache=True)
     if not files.exists("weather"):  # all servers of a process share what they hold
         files.mkdir("weather")
-        files.put(str(ERA), "weather/era.zarr", recursive=True)
+        files.put(str(CUT), "weather/era.zarr", recursive=True)
     bad = ThreadingHTTPServer(("127.0.0.1", 0), BadLine)
     yield direct, serve(bad)
     bad.shutdown()
@@ -183,7 +184,7 @@ def test_s3_over_a_bad_line_gives_the_bits_of_the_local_store(endpoints, tmp_pat
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.chdir(tmp_path)
     Path("job.yaml").write_text(JOB)
-    shutil.copytree(ERA, "local.zarr")
+    shutil.copytree(CUT, "local.zarr")
     options = credentials(endpoints[1]) | {"config_kwargs": {"retries": {"max_attempts": 0}, "read_timeout": 0.4}}
     remote = run_job(load_config("job.yaml", [f"input.storage_options={json.dumps(options)}"]), QUIET)
     local = run_job(load_config("job.yaml", ["input.store=local.zarr", "output.path=local"]), QUIET)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -15,9 +11,9 @@ import fsspec
 import numpy as np
 import pytest
 import xarray as xr
+from era import CUT, kill_while_it_writes
 from rich.console import Console
 from test_remote import credentials, s3_server  # noqa: F401
-from test_stores import ERA
 from typer.testing import CliRunner
 
 from daskmeans import KMeans, load, open_results
@@ -33,7 +29,7 @@ from daskmeans.job.status import status_lines
 REPOSITORY = Path(__file__).parents[1]
 QUIET = Console(quiet=True)
 JOB = f"""\
-input: {{store: {ERA}, variables: [z, u, v], sample_dims: [month, latitude, longitude], feature_dims: [level]}}
+input: {{store: {CUT}, variables: [z, u, v], sample_dims: [month, latitude, longitude], feature_dims: [level]}}
 preprocess: {{scale: standard}}
 model: {{n_clusters: 4, memory_budget: 300kB, max_iter: 2, init: k-means++}}
 output: {{path: local, distances: true}}
@@ -85,15 +81,15 @@ def test_results_at_a_url_predict_and_tell_their_state(url):
     run(f"output.path={url}")
     assert dict(status_lines(url))["state"] == f"finished: {url}"
     assert "done" in CliRunner().invoke(app, ["logs", url]).stdout
-    predict_job(url, str(ERA), f"{url}-labels.zarr", [], False, QUIET)
+    predict_job(url, str(CUT), f"{url}-labels.zarr", [], False, QUIET)
     found = xr.open_zarr(f"{url}-labels.zarr").load()
     xr.testing.assert_equal(found, xr.open_zarr(f"{url}/result.zarr")[["labels", "distances"]].load())
     with pytest.raises(ConfigError, match=r"OUTPUT: .*labels.zarr exists; choose another path"):
-        predict_job(url, str(ERA), f"{url}-labels.zarr", [], False, QUIET)
-    predict_job(url, str(ERA), f"{url}-labels.zarr", ["input.select={month: 1}"], True, QUIET)
+        predict_job(url, str(CUT), f"{url}-labels.zarr", [], False, QUIET)
+    predict_job(url, str(CUT), f"{url}-labels.zarr", ["input.select={month: 1}"], True, QUIET)
     assert xr.open_zarr(f"{url}-labels.zarr")["labels"].sizes["month"] == 1
     with pytest.raises(ConfigError, match="holds no results of a finished run"):
-        predict_job(f"{url}-none", str(ERA), "labels.zarr", [], False, QUIET)
+        predict_job(f"{url}-none", str(CUT), "labels.zarr", [], False, QUIET)
 
 
 def test_only_earlier_results_are_replaced(url):
@@ -204,7 +200,7 @@ def test_results_and_models_at_urls_are_opened_from_python(url):
 
 
 def test_a_run_that_fails_leaves_nothing_at_its_url(url):
-    cut = xr.open_zarr(ERA, consolidated=False).load().drop_encoding()
+    cut = xr.open_zarr(CUT, consolidated=False).load().drop_encoding()
     cut["u"][1, 2, 3, 4] = np.nan
     cut.to_zarr("holes.zarr", consolidated=False, encoding={name: {"chunks": (1, 3, 21, 40)} for name in "zuv"})
     with pytest.raises(DataError, match="NaN"):
@@ -234,18 +230,9 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_read(monke
 
 # -- a real server ---------------------------------------------------------------------------------
 
-SLOW = """
-import json, sys, time
-from rich.console import Console
-from daskmeans.job import results, run
-from daskmeans.job.configfile import load_config
-write = results.LabelSink.write
-def slow(self, region, values):
-    write(self, region, values)
-    print("written", flush=True)
-    time.sleep(0.5)
-results.LabelSink.write = slow
-run.run_job(load_config("job.yaml", sys.argv[1:]), Console(quiet=True))
+RUN = """
+from daskmeans.job import configfile, run
+run.run_job(configfile.load_config("job.yaml", sys.argv[1:]), QUIET)
 """
 
 
@@ -259,12 +246,7 @@ def test_processes_read_from_s3_and_write_to_it(endpoints):
     remote += [f"output.path={url}", f"output.storage_options={given}"]
     processes = "cluster={type: local, options: {n_workers: 2, threads_per_worker: 1, memory_limit: 1GiB}}"
     # A run that is killed while it writes leaves nothing that looks like results ...
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW, *remote], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout.readline() == b"written\n"
-        process.send_signal(signal.SIGKILL)
+    kill_while_it_writes(RUN, *remote)
     left = files_of(url, **options)
     assert UNFINISHED in left
     assert [name for name in left if "/c/" in name]
@@ -282,7 +264,7 @@ def test_processes_read_from_s3_and_write_to_it(endpoints):
     assert UNFINISHED not in files_of(url, **options)
     # Others get at it as the run did; what replaces it does so by copies that the server makes.
     xr.testing.assert_identical(open_results(url, options).load(), expected)
-    predict_job(url, str(ERA), "labels.zarr", [f"output.storage_options={given}"], False, QUIET)
+    predict_job(url, str(CUT), "labels.zarr", [f"output.storage_options={given}"], False, QUIET)
     assert xr.open_zarr("labels.zarr")["labels"].load().equals(expected["labels"])
     run(*remote, "output.overwrite=true", "output.distances=false")
     xr.testing.assert_identical(open_results(url, options).load(), expected.drop_vars("distances"))
