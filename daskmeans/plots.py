@@ -95,7 +95,7 @@ def sweep_scores(sweep: Sweep) -> npt.NDArray[Any]:
         "calinski_harabasz": ("Calinski-Harabasz (high is good)", "largest Calinski-Harabasz index"),
         "davies_bouldin": ("Davies-Bouldin (low is good)", "smallest Davies-Bouldin index"),
         "simplified_silhouette": ("simplified silhouette (high is good)", "largest simplified silhouette"),
-        "silhouette": ("silhouette of a sample (high is good)", "largest silhouette"),
+        "silhouette": ("silhouette of a sample (high is good)", None),
         "gap": ("gap statistic of a sample", "gap rule"),
         "stability": ("stability (1 is stable)", None),
     }

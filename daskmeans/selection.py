@@ -56,13 +56,15 @@ class Selection:
 
     @property
     def suggestions(self) -> dict[str, int | None]:
-        """What each criterion suggests; None where it does not decide."""
+        """What each criterion suggests; None where it does not decide.
+
+        The silhouette of the sample has no vote of its own: it says what the simplified one says of all rows.
+        """
         return {
             "knee of explained variation": knee(self.n_clusters, self._column("explained_variation")),
             "largest Calinski-Harabasz index": self._best("calinski_harabasz"),
             "smallest Davies-Bouldin index": self._best("davies_bouldin", -1),
             "largest simplified silhouette": self._best("simplified_silhouette"),
-            "largest silhouette": self._best("silhouette"),
             "gap rule": self._gap_of_numbers.best,
         }
 
