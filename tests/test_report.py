@@ -254,6 +254,9 @@ def test_maps_have_round_numbers_at_their_sides_where_these_belong():
     (small,) = views.label_views(grid_of((3, 3), np.array([0.0, 0.1, 0.2]), np.array([1.0, 3.0, 2.0])))
     assert [text for _, text in small.y_ticks] == ["0", "0.05", "0.1", "0.15", "0.2"]
     assert small.x_ticks == ()
+    (far,) = views.label_views(grid_of((3, 2), np.array([0.0, 1.0, np.inf]), np.array([4_300_505.0, 4_300_515.0])))
+    assert far.y_ticks == ()
+    assert [text for _, text in far.x_ticks] == ["4300506", "4300508", "4300510", "4300512", "4300514"]
 
 
 def test_a_thin_map_is_drawn_high_enough_to_be_seen_and_says_so():

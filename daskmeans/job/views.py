@@ -107,7 +107,7 @@ def _ticks(part: xr.DataArray, dim: str, most: int) -> Ticks:
         return ()
     line = part[dim].values.astype(np.float64)
     steps = np.diff(line)
-    if not ((steps > 0).all() or (steps < 0).all()):
+    if not (np.isfinite(line).all() and ((steps > 0).all() or (steps < 0).all())):
         return ()
     low, high = min(line[0], line[-1]), max(line[0], line[-1])
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -119,7 +119,7 @@ def _ticks(part: xr.DataArray, dim: str, most: int) -> Ticks:
     places = np.arange(len(line)) + 0.5
     rising = slice(None) if line[0] < line[-1] else slice(None, None, -1)
     at = np.interp(values, line[rising], places[rising]) / len(line)
-    return tuple((float(place), f"{value:g}") for place, value in zip(at, values, strict=True))
+    return tuple((float(place), f"{value:.10g}") for place, value in zip(at, values, strict=True))
 
 
 def _points_up(part: xr.DataArray, vertical: str) -> bool:
