@@ -18,7 +18,7 @@ from daskmeans.covariance import Covariance, Scatter, projection
 from daskmeans.errors import DataError
 from daskmeans.kernels import Float64s, Moments, Stack
 from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
-from daskmeans.memory import ROW_OVERHEAD_BYTES, SAMPLE_MIN_ROWS, Budget, sample_size
+from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES, Budget, sample_size
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner, Step, one_blas_thread
 from daskmeans.steps import (
@@ -383,7 +383,7 @@ class Problem:
         if scanner.samples.in_memory:
             n_bytes = BOUND_BYTES * self.surveyed.n_rows * len(self.options.each_model)
             return BOUNDED if n_bytes <= self.options.budget.kept_bytes else PLAIN
-        row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + ROW_OVERHEAD_BYTES
+        row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + WEIGHT_BYTES
         share = self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes)
         n_rows, reads, look_ahead = self.surveyed.n_rows, scanner.reads_each_pass, self.looks_ahead(scanner)
         n_sample = SAMPLE_MIN_ROWS if reads else min(SAMPLE_MIN_ROWS, n_rows // 32 + 1)

@@ -599,38 +599,49 @@ def _second_sq_dist(
                 second[m, i] = dist
 
 
-def freeze(gap: Float64s, labels: npt.NDArray[np.int32], threshold: Float64s, u: Float64s) -> tuple[Float64s, Float64s]:
+def freeze(
+    gap: Float64s, labels: npt.NDArray[np.int32], stack: Stack, threshold: Float64s, u: Float64s
+) -> tuple[Float64s, Float64s]:
     """Divide rows into active ones, whose gap is below the threshold of their cluster, and frozen ones.
 
     Of the frozen rows a sample stands for all: each with probability ``(threshold / gap)^2``, and with the inverse as
-    its factor, since the smaller its gap the sooner a row can change cluster.
+    its factor, since the smaller its gap the sooner a row can change cluster. What a row is for one of the models it
+    is for all: active if it is for any, else in the sample with the largest of the probabilities.
 
     Parameters
     ----------
-    gap, labels : (n_rows,).
-    threshold : (n_clusters,).
+    gap, labels : (n_models, n_rows).
+    threshold : (n_centers,).
     u : (n_rows,) uniform random numbers; empty to sample none.
 
     Returns
     -------
     factor : (n_rows,) float64, 1 for active rows, above 1 for those in the sample, 0 for the others.
-    smallest_gap : (n_clusters,) float64, of each cluster's frozen rows; infinity where it has none.
+    smallest_gap : (n_centers,) float64, of each cluster's frozen rows; infinity where it has none.
     """
-    factor = np.empty(len(gap))
+    factor = np.empty(gap.shape[1])
     smallest_gap = np.full(len(threshold), np.inf)
-    _freeze(gap, labels, threshold, u, factor, smallest_gap)
+    _freeze(gap, labels, stack.starts, threshold, u, factor, smallest_gap)
     return factor, smallest_gap
 
 
 @jit
-def _freeze(gap: Any, labels: Any, threshold: Any, u: Any, factor: Any, smallest_gap: Any) -> None:
-    for i in range(len(gap)):
-        limit = threshold[labels[i]]
+def _freeze(gap: Any, labels: Any, starts: Any, threshold: Any, u: Any, factor: Any, smallest_gap: Any) -> None:
+    n_models = gap.shape[0]
+    for i in range(gap.shape[1]):
+        chance = 0.0
+        active = False
+        for m in range(n_models):
+            limit = threshold[starts[m] + labels[m, i]]
+            active |= gap[m, i] < limit
+            if gap[m, i] > 0:
+                chance = max(chance, (limit / gap[m, i]) ** 2)
         factor[i] = 1.0
-        if gap[i] >= limit:
-            smallest_gap[labels[i]] = min(smallest_gap[labels[i]], gap[i])
-            chance = (limit / gap[i]) ** 2 if gap[i] > 0 else 0.0
+        if not active:
             factor[i] = 1.0 / chance if len(u) and u[i] < chance else 0.0
+            for m in range(n_models):
+                c = starts[m] + labels[m, i]
+                smallest_gap[c] = min(smallest_gap[c], gap[m, i])
 
 
 class Moments(NamedTuple):

@@ -5,14 +5,13 @@ Must not know where blocks come from or how a pass is run.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from daskmeans.active import ActiveRows, AssignAndKeep, Choice
+from daskmeans.active import ActiveRows, Anchor, AssignAndKeep, Choice, Iteration
 from daskmeans.bounds import Bounds
 from daskmeans.kernels import Float64s, Stack
 from daskmeans.scan import Scanner
@@ -115,6 +114,17 @@ class Model:
         self.retreat, self.inertia_to_better = self.centers, to_better
         self.centers = centers
 
+    def fall_back(self) -> None:
+        """Return from where nothing vouched for the centers: a full pass found them to be no better."""
+        assert self.retreat is not None
+        self.centers, self.retreat = self.retreat, None
+        self.trust = max(LEAST_TRUST, self.trust / 2)
+
+    def go_on(self) -> None:
+        """Go on from where the centers are: a full pass vouches for them."""
+        if self.retreat is not None:
+            self.trust, self.retreat = min(MOST_TRUST, 2 * self.trust), None
+
     def settle(self, found: Assigned) -> None:
         """Take over what assigning the rows to these very centers has found."""
         self.inertia, self.counts, self.settled = found.inertia, found.counts, True
@@ -149,85 +159,91 @@ def lloyd(
     dtype = scanner.samples.dtype
     bounds = Bounds(scanner, offset) if method.bounded else None
     while moving := [m for m in state.models if not m.converged and m.n_iter < stop.max_iter]:
-        waiting = [m for m in state.models if method.settles and m.converged and not m.settled]
-        stack = Stack.of([model.centers for model in (*moving, *waiting)])
-        if bounds is not None:
-            found = bounds.assigned([id(model) for model in moving], stack)
-            active: list[ActiveRows] = []
+        if bounds is None:
+            waiting = [m for m in state.models if method.settles and m.converged and not m.settled]
+            found = _full_pass(scanner, moving, waiting, stop, offset, method, FOR_FROZEN + state.n_passes)
         else:
-            found, active = _full_pass(scanner, moving, stack, offset, method, FOR_FROZEN + state.n_passes)
+            found = bounds.assigned([id(model) for model in moving], Stack.of([model.centers for model in moving]))
+            for model, part in zip(moving, found, strict=True):
+                advance(model, part, stop, dtype)
+                model.settled = False
         state.n_passes += 1
-        for model, part in zip(waiting, found[len(moving) :], strict=True):
-            model.settle(part)
-        for model, part in zip(moving, found, strict=False):
-            # Taken from the list, so that these rows are gone before the next pass keeps others.
-            _take_over(model, part, active.pop(0) if active else None, stop, method, dtype)
         ahead = min(range(len(moving)), key=lambda m: found[m].inertia.sum())
         scanner.judge(float(found[ahead].inertia.sum()), moving[ahead].sq_shift)
         if save is not None:
             save(state)
 
 
-def _take_over(
-    model: Model, found: Assigned, rows: ActiveRows | None, stop: Stop, method: Method, dtype: np.dtype[Any]
-) -> None:
-    """Move `model` on by what a full pass has found, and by what its active rows allow."""
-    if model.retreat is not None and found.inertia.sum() >= model.inertia_to_better:
-        model.centers, model.retreat = model.retreat, None
-        model.trust = max(LEAST_TRUST, model.trust / 2)
-        return
-    if model.retreat is not None:
-        model.trust, model.retreat = min(MOST_TRUST, 2 * model.trust), None
-    advance(model, found, stop, dtype)
-    model.settled = model.settled and not method.bounded
-    if rows is not None and (method.settles or not model.converged):
-        iterate_on(rows, model, stop, method, dtype)
-
-
 def _full_pass(
-    scanner: Scanner, models: Sequence[Model], stack: Stack, offset: Float64s, method: Method, purpose: int
-) -> tuple[list[Assigned], list[ActiveRows]]:
-    """Assign all rows, and keep the active ones of each model, if of any; `purpose` is that of the random words.
+    scanner: Scanner,
+    moving: Sequence[Model],
+    waiting: Sequence[Model],
+    stop: Stop,
+    offset: Float64s,
+    method: Method,
+    purpose: int,
+) -> list[Assigned]:
+    """Assign all rows, move models on, and iterate on active rows; settle the `waiting` ones. Changes the models.
 
-    The `models` are the first ones of the stack; of those after them no rows are kept.
+    `purpose` is that of the random words. Returns what the pass found for each model.
     """
-    assign = Assign(stack, offset)
-    choice = method.choice
+    stack = Stack.of([model.centers for model in (*moving, *waiting)])
+    found, active = _assigned(scanner, moving, stack, offset, method, purpose)
+    for model, part in zip(waiting, found[len(moving) :], strict=True):
+        model.settle(part)
+    iterations = {}
+    for m, (model, part) in enumerate(zip(moving, found, strict=False)):
+        if model.retreat is not None and part.inertia.sum() >= model.inertia_to_better:
+            model.fall_back()
+            continue
+        model.go_on()
+        advance(model, part, stop, scanner.samples.dtype)
+        if active is not None and (method.settles or not model.converged):
+            iterations[m] = iteration(active.anchors[m], model, stop, method, scanner.samples.dtype)
+    if active is not None:
+        active.serve(iterations)
+    return found
+
+
+def _assigned(
+    scanner: Scanner, models: Sequence[Model], stack: Stack, offset: Float64s, method: Method, purpose: int
+) -> tuple[list[Assigned], ActiveRows | None]:
+    """Assign all rows, and keep the active ones of the `models`, the first ones of the stack, where they pay."""
+    assign, choice = Assign(stack, offset), method.choice
     of_models = Stack.of([model.centers for model in models])
-    thresholds = None if choice is None else choice.thresholds(of_models, offset, [model.shift for model in models])
-    if choice is None or thresholds is None:
-        return split(scanner.scan(assign, "iteration"), stack), []
-    thresholds += [np.zeros(stop - start) for start, stop in itertools.pairwise(stack.starts[len(models) :])]
-    step = AssignAndKeep(assign, thresholds, method.seed, purpose if choice.sampled else None)
-    frozen, kept = scanner.scan_and_keep(step, "iteration")
+    threshold = None if choice is None else choice.threshold(of_models, offset, [model.shift for model in models])
+    if choice is None or threshold is None:
+        return split(scanner.scan(assign, "iteration"), stack), None
+    threshold = np.append(threshold, np.zeros(len(stack.centers) - len(threshold)))
+    step = AssignAndKeep(assign, threshold, method.seed, purpose if choice.sampled else None)
+    frozen, rows = scanner.scan_and_keep(step, "iteration")
     found = split(frozen.assigned, stack)
-    active = [
-        ActiveRows(rows, model.centers, part, frozen.smallest_gap[stack.of_model(m)], offset)
-        for m, (rows, model, part) in enumerate(zip(kept, models, found, strict=False))
+    anchors = [
+        Anchor(model.centers, part, frozen.smallest_gap[stack.of_model(m)])
+        for m, (model, part) in enumerate(zip(models, found, strict=False))
     ]
-    return found, active
+    return found, ActiveRows(rows, anchors, offset)
 
 
-def iterate_on(rows: ActiveRows, model: Model, stop: Stop, method: Method, dtype: np.dtype[Any]) -> None:
-    """Iterate on the active rows as far as that is exact; then, if asked to, look ahead. No pass. Changes `model`."""
-    while not model.converged and model.n_iter < stop.max_iter and rows.closed(model.centers) < 1:
-        found = rows.assigned(model.centers)
+def iteration(anchor: Anchor, model: Model, stop: Stop, method: Method, dtype: np.dtype[Any]) -> Iteration:
+    """Iterate on active rows as far as that is exact; then, if asked to, look ahead. No pass. Changes `model`."""
+    while not model.converged and model.n_iter < stop.max_iter and anchor.closed(model.centers) < 1:
+        found = yield model.centers
         if not (found.counts > 0).all():
             return  # where the empty cluster moves to is for a full pass to say
         advance(model, found, stop, dtype)
     if model.converged:
-        if not model.settled and rows.closed(model.centers) < 1:
-            found = rows.assigned(model.centers)
-            model.settle(found)
+        if not model.settled and anchor.closed(model.centers) < 1:
+            model.settle((yield model.centers))
     elif method.look_ahead and model.n_iter < stop.max_iter:
         ahead = Model(model.centers)
         quiet = replace(stop, max_iter=FARTHEST_AHEAD, sq_shift=AHEAD_QUIETER * stop.sq_shift)
-        while not ahead.converged and ahead.n_iter < FARTHEST_AHEAD and rows.closed(ahead.centers) < model.trust:
-            found = rows.assigned(ahead.centers)
+        while not ahead.converged and ahead.n_iter < FARTHEST_AHEAD and anchor.closed(ahead.centers) < model.trust:
+            found = yield ahead.centers
             if not (found.counts > 0).all():
                 break
             advance(ahead, found, quiet, dtype)
-        model.go_ahead(ahead.centers, to_better=float(rows.at_anchor.inertia.sum()))
+        model.go_ahead(ahead.centers, to_better=float(anchor.found.inertia.sum()))
 
 
 def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> None:

@@ -120,6 +120,9 @@ def sample_size(row_bytes: int, n_clusters: int, budget: Budget) -> int:
 # Beside its features a row costs, while its block is worked on, a label, a distance, an id, a mask.
 ROW_OVERHEAD_BYTES = 24
 
+# Beside its features a row that is kept between passes has a weight.
+WEIGHT_BYTES = 8
+
 
 Edges = range | tuple[int, ...]
 """Where chunks meet inside one dimension: ascending, both ends of the dimension left out."""

@@ -61,12 +61,8 @@ class Step(Protocol[P, R]):
 class KeepingStep(Step[P, R], Protocol[P, R]):
     """A Step that also picks rows of each block to stay where they are, for scans of their own."""
 
-    @property
-    def n_kept(self) -> int:
-        """Number of sets of rows that are kept."""
-
-    def map_and_keep(self, block: Block) -> tuple[P, tuple[Block, ...]]:
-        """Return the partial result of one block, and its rows of each set."""
+    def map_and_keep(self, block: Block) -> tuple[P, Block]:
+        """Return the partial result of one block, and those of its rows that are kept."""
 
 
 @dataclass
@@ -76,7 +72,7 @@ class Scanned(Generic[P]):
     partial: P
     n_bytes: int
     peak_rss_bytes: int
-    kept: tuple[Block, ...] = ()
+    kept: Block | None = None
 
 
 @dataclass(frozen=True)
@@ -155,18 +151,18 @@ class Scanner:
 
     def scan(self, step: Step[P, R], title: str = "scan") -> R:
         """Run `step` over all blocks: one pass."""
-        return self._scan(step, title, 0)[0]
+        return self._scan(step, title, keeps=False)[0]
 
-    def scan_and_keep(self, step: KeepingStep[P, R], title: str) -> tuple[R, list[Scanner]]:
-        """Run `step` over all blocks, one pass, and return beside its result a scanner of each set of rows kept."""
-        return self._scan(step, title, step.n_kept)
+    def scan_and_keep(self, step: KeepingStep[P, R], title: str) -> tuple[R, Scanner]:
+        """Run `step` over all blocks, one pass, and return beside its result a scanner of the rows that are kept."""
+        return self._scan(step, title, keeps=True)
 
-    def _scan(self, step: Step[P, R], title: str, n_kept: int) -> tuple[R, list[Scanner]]:
+    def _scan(self, step: Step[P, R], title: str, *, keeps: bool) -> tuple[R, Scanner]:
         begin = time.perf_counter()
         n_blocks = self.samples.grid.n_blocks
         if self.listener is not None:
             self.listener.started(self.n_passes + 1, title, n_blocks)
-        total, kept = self._run(step, n_kept)
+        total, kept = self._run(step, keeps=keeps)
         elapsed_s = time.perf_counter() - begin
         self.n_bytes += total.n_bytes
         self.peak_rss_bytes = max(self.peak_rss_bytes, total.peak_rss_bytes)
@@ -174,7 +170,7 @@ class Scanner:
         self.history.append(report)
         if self.listener is not None:
             self.listener.finished(report)
-        return step.finish(total.partial), kept
+        return step.finish(total.partial), self._scanner_of(kept)
 
     def judge(self, inertia: float, center_shift: float | None) -> None:
         """Add to the report of the last pass what its caller made of it."""
@@ -197,15 +193,15 @@ class Scanner:
             }
             self._kept = _persist(name, graph, list(self._kept), list(self._kept.values()))
 
-    def _run(self, step: Step[P, Any], n_kept: int) -> tuple[Scanned[P], list[Scanner]]:
-        """Compute the merged result of all blocks, where Dask would compute it."""
+    def _run(self, step: Step[P, Any], *, keeps: bool) -> tuple[Scanned[P], Sequence[Any]]:
+        """Compute the merged result of all blocks, and what is kept of each task, where Dask would."""
         token = uuid.uuid4().hex
         client = None if self.samples.in_memory else current_client()
         if client is not None:
             with _relayed(client, token, self.listener) as tick:
-                return self._compute(_Work(self.samples.loader, step, n_kept, tick, True), token)
+                return self._compute(_Work(self.samples.loader, step, keeps, tick, True), token)
         tick = _silent if self.listener is None else self.listener.advanced
-        work = _Work(self.samples.loader, step, n_kept, tick, False)
+        work = _Work(self.samples.loader, step, keeps, tick, False)
         with one_blas_thread():
             return self._compute_here(work) if self._needs_no_graph() else self._compute(work, token)
 
@@ -215,31 +211,32 @@ class Scanner:
             return True
         return _uses_threads() and not self.samples.collections and not self._kept
 
-    def _compute_here(self, work: _Work) -> tuple[Scanned[Any], list[Scanner]]:
+    def _compute_here(self, work: _Work) -> tuple[Scanned[Any], Sequence[Any]]:
         """Compute one pass on threads of this process."""
         fresh, kept = self._keeps_all(), _in_this_process(self._kept)
         groups = _groups(self.samples.grid.n_blocks)
-        rows: list[tuple[Block, ...]] = [()] * len(groups)
+        rows: dict[int, Block] = {}
 
         def scanned(number: int) -> Scanned[Any]:
             indices = groups[number]
             if fresh:
                 kept.update((i, _load_task(work, i, ())) for i in indices)
             found = work.map(indices, [kept.get(i, ()) for i in indices], fresh=fresh)
-            rows[number] = found.kept
+            if found.kept is not None:
+                rows[number] = found.kept
             return _result_task(found)
 
         total = _merged(work, _on_threads(scanned, range(len(groups))), len(groups))
         self._kept = kept
-        return total, [self._scanner_of([parts[m] for parts in rows]) for m in range(work.n_kept)]
+        return total, [rows[number] for number in sorted(rows)]
 
-    def _compute(self, work: _Work, token: str) -> tuple[Scanned[Any], list[Scanner]]:
+    def _compute(self, work: _Work, token: str) -> tuple[Scanned[Any], Sequence[Any]]:
         """Build the graph of one pass and compute it."""
         graph = _Graph(self, work, token)
         layers = HighLevelGraph.from_collections(
             token, graph.tasks, dependencies=[*self.samples.collections, *self._kept.values()]
         )
-        wanted = [graph.root, *graph.new_blocks.values(), *(key for keys in graph.rows for key in keys)]
+        wanted = [graph.root, *graph.new_blocks.values(), *graph.rows]
         delayed = [Delayed(key, layers, layer=token) for key in wanted]
         if len(delayed) > 1:
             delayed = list(persist(*delayed))
@@ -250,9 +247,7 @@ class Scanner:
         new = len(graph.new_blocks)
         if new:
             self._kept = dict(zip(graph.new_blocks, blocks[:new], strict=True))
-        n_tasks = len(graph.rows[0]) if graph.rows else 0
-        begins = range(new, len(blocks), n_tasks) if n_tasks else []
-        return total, [self._scanner_of(blocks[begin : begin + n_tasks]) for begin in begins]
+        return total, blocks[new:]
 
     def _scanner_of(self, blocks: Sequence[Any]) -> Scanner:
         """Return a scanner of rows that a pass has kept."""
@@ -284,7 +279,7 @@ class _Graph:
     ----------
     root : key of the merged result.
     new_blocks : keys of the blocks that this pass reads and that stay.
-    rows : for each set of rows that the step keeps, the keys of its parts.
+    rows : keys of the rows that the step keeps, of each task.
     """
 
     def __init__(self, scanner: Scanner, work: _Work, token: str) -> None:
@@ -299,11 +294,9 @@ class _Graph:
             }
         blocks = self.new_blocks or {i: block.key for i, block in scanner._kept.items()}
         results = self._add_maps(n_blocks, blocks)
-        self.rows: list[list[Key]] = [
-            [self._add(f"rows-{m}-{token}", i, _rows_task, TaskRef(key), m) for i, key in enumerate(results)]
-            for m in range(work.n_kept)
-        ]
-        if work.n_kept:
+        self.rows: list[Key] = []
+        if work.keeps:
+            self.rows = [self._add(f"rows-{token}", i, _rows_task, TaskRef(key)) for i, key in enumerate(results)]
             results = [self._add(f"result-{token}", i, _result_task, TaskRef(key)) for i, key in enumerate(results)]
         self.root = self._add_merges(results)
 
@@ -484,7 +477,7 @@ class _Work:
 
     loader: Loader
     step: Any
-    n_kept: int
+    keeps: bool
     tick: Callable[[int, int], None]
     in_worker: bool
 
@@ -501,7 +494,7 @@ class _Work:
             _one_blas_thread_for_good()
         total: Any = None
         n_bytes = 0
-        kept: list[tuple[Block, ...]] = []
+        kept: list[Block] = []
         for place, i in enumerate(blocks):
             block = () if given is None else given[place]
             read = 0
@@ -511,7 +504,7 @@ class _Work:
                 block = self.loader.transformed(block)
             elif fresh:
                 read = block.X.nbytes
-            if self.n_kept:
+            if self.keeps:
                 partial, rows = self.step.map_and_keep(block)
                 kept.append(rows)
             else:
@@ -519,8 +512,7 @@ class _Work:
             total = partial if place == 0 else self.step.merge(total, partial)
             n_bytes += read
             self.tick(1, read)
-        together = tuple(Block.concatenate(parts) for parts in zip(*kept, strict=True))
-        return Scanned(total, n_bytes, peak_rss_bytes(), together)
+        return Scanned(total, n_bytes, peak_rss_bytes(), Block.concatenate(kept) if kept else None)
 
 
 def _map_task(work: _Work, blocks: tuple[int, ...], given: Sequence[Any], fresh: bool) -> Any:
@@ -531,12 +523,12 @@ def _load_task(work: _Work, i: int, chunks: Sequence[Any]) -> Block:
     return work.loader.transformed(work.loader.load(i, chunks))
 
 
-def _rows_task(scanned: Scanned[Any], m: int) -> Block:
-    return scanned.kept[m]
+def _rows_task(scanned: Scanned[Any]) -> Block | None:
+    return scanned.kept
 
 
 def _result_task(scanned: Scanned[Any]) -> Scanned[Any]:
-    return replace(scanned, kept=())
+    return replace(scanned, kept=None)
 
 
 def _merge_task(work: _Work, parts: list[Scanned[Any]]) -> Scanned[Any]:

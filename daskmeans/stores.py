@@ -204,7 +204,7 @@ def open_samples(
         are not looked at. Or over feature dimensions: such features are left out. ``~`` before the name turns it
         round.
     missing : what NaN or infinity in a sample does: ``"error"``, or ``"drop"``: the sample's label is -1.
-    budget : bounds the size of blocks; None for blocks of some 64 MiB.
+    budget : bounds the size of blocks; None for blocks of some 16 MiB.
     storage_options : passed to fsspec, for URLs.
     level : which resolution of an OME-Zarr image, 0 for the finest, which is the default. Its variable is ``image``;
         its channels are features by default, and its pixels samples.
@@ -247,7 +247,7 @@ def samples_from_zarr(
     ----------
     array : opened where the caller likes; its store must be picklable for other processes.
     sample_weight : (n_samples,), in memory, or None.
-    budget : bounds the size of blocks; None for blocks of some 64 MiB.
+    budget : bounds the size of blocks; None for blocks of some 16 MiB.
     """
     handle = open_handle(array, None, None)
     names = resolve_variables(handle, None, None, default=_default_variables(handle))

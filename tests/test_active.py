@@ -122,9 +122,9 @@ def test_active_rows_are_gone_before_the_next_pass_keeps_others():
     class Watch(Scanner):
         def scan_and_keep(self, step, title):
             assert not any(block() for block in kept)
-            found, scanners = super().scan_and_keep(step, title)
-            kept.extend(weakref.ref(block) for scanner in scanners for block in scanner._kept.values())
-            return found, scanners
+            found, rows = super().scan_and_keep(step, title)
+            kept.extend(weakref.ref(block) for block in rows._kept.values())
+            return found, rows
 
     scanner, models = Watch(samples), [Model(X[start : start + 9].astype(np.float64)) for start in (0, 9)]
     method = Method(Choice(X, 0.2, sampled=True), look_ahead=True)

@@ -69,12 +69,12 @@ def at_pass(number, fault, monkeypatch):
     """Call `fault` with the processes of the workers that this test has started, shortly after a pass began."""
     scan, before = Scanner._scan, {child.pid for child in psutil.Process().children(recursive=True)}
 
-    def observed(self, step, title, n_kept):
+    def observed(self, step, title, *, keeps):
         if self.listener is not None and self.n_passes == number:
             children = psutil.Process().children(recursive=True)
             mine = [c for c in children if c.pid not in before and "spawn_main" in " ".join(c.cmdline())]
             threading.Timer(0.05, fault, [mine]).start()
-        return scan(self, step, title, n_kept)
+        return scan(self, step, title, keeps=keeps)
 
     monkeypatch.setattr(Scanner, "_scan", observed)
 

@@ -55,10 +55,10 @@ def whole(tmp_path_factory):
         run_job(load_config("job.yaml"), QUIET)
         scan = Scanner._scan
 
-        def fatal(self, step, title, n_kept):
+        def fatal(self, step, title, *, keeps):
             if self.listener is not None and self.n_passes >= 5:
                 raise StopAfterError
-            return scan(self, step, title, n_kept)
+            return scan(self, step, title, keeps=keeps)
 
         patch.setattr(Scanner, "_scan", fatal)
         with pytest.raises(StopAfterError):

@@ -77,10 +77,10 @@ def die_after(n_passes, monkeypatch, kind=StopAfterError):
     """Make the run end after some passes of any kind, until the patch is undone."""
     scan = Scanner._scan
 
-    def fatal(self, step, title, n_kept):
+    def fatal(self, step, title, *, keeps):
         if self.listener is not None and self.n_passes >= n_passes:
             raise kind
-        return scan(self, step, title, n_kept)
+        return scan(self, step, title, keeps=keeps)
 
     monkeypatch.setattr(Scanner, "_scan", fatal)
 

@@ -131,7 +131,7 @@ def _in_small_blocks(opened: OpenedStore, block_bytes: int) -> OpenedStore:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", RepeatedReadsWarning)
-                return opened.within(Budget(SHARES * block_bytes))
+                return opened.within(Budget.for_rows(SHARES * block_bytes))
         except (ConfigError, RepeatedReadsWarning):
             block_bytes *= 2
     return opened
