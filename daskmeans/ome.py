@@ -16,6 +16,9 @@ from daskmeans.errors import ConfigError, DataError
 
 IMAGE = "image"
 
+# Value of the attribute ``positive`` of rows of pixels: the first is the uppermost.
+DOWN = "down"
+
 # Attribute of the opened Dataset: its dimension of channels, if it has one.
 CHANNELS = "channel_dimension"
 
@@ -99,6 +102,9 @@ def _places(
         elif transform["type"] == "translation":
             places = [line + offset for line, offset in zip(places, transform["translation"], strict=True)]
     attrs = [{"units": axis["unit"]} if "unit" in axis else {} for axis in axes]
+    for axis, attr in zip(axes, attrs, strict=True):
+        if axis["name"] == "y":
+            attr["positive"] = DOWN
     return {
         str(axis["name"]): xr.Variable((str(axis["name"]),), line, attr)
         for axis, line, attr in zip(axes, places, attrs, strict=True)

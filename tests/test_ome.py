@@ -9,6 +9,7 @@ import zarr
 
 from daskmeans import KMeans, open_samples
 from daskmeans.errors import ConfigError, DataError
+from daskmeans.job.views import label_views
 
 AXES = [
     {"name": "c", "type": "channel"},
@@ -50,10 +51,12 @@ def test_pixels_are_samples_and_channels_features(tmp_path, pixels, version, lev
     assert opened.feature_names == ("image[c=DAPI]", "image[c=GFP]", "image[c=RFP]")
     assert opened.sample_dims == ("y", "x")
     np.testing.assert_array_equal(opened.coords["y"], 10 + 0.5 * step * np.arange(expected.shape[1]))
-    assert opened.coords["y"].attrs == {"units": "micrometer"}
+    assert opened.coords["y"].attrs == {"units": "micrometer", "positive": "down"}
     model = KMeans(3, random_state=0).fit(opened)
     plain = KMeans(3, random_state=0).fit(expected.reshape(3, -1).T)
     np.testing.assert_array_equal(model.labels_.values.ravel(), plain.labels_)
+    (view,) = label_views(model.labels_.load())
+    np.testing.assert_array_equal(view.labels, model.labels_)  # not upside down
     np.testing.assert_array_equal(model.centers_["image"].sel(c="GFP"), model.cluster_centers_[:, 1])
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from daskmeans.gridded import format_value
+from daskmeans.ome import DOWN
 
 # Names by which dimensions are known as the sides of a map, the vertical one first.
 VERTICAL = {"latitude", "lat", "y", "row", "northing", "nav_lat", "rlat", "projection_y_coordinate"}
@@ -125,6 +126,8 @@ def _ticks(part: xr.DataArray, dim: str, most: int) -> Ticks:
 def _points_up(part: xr.DataArray, vertical: str) -> bool:
     """Return whether the first row belongs at the bottom; rows of pictures that are merely counted start at the top."""
     if vertical not in part.coords or part.sizes[vertical] < 2 or part[vertical].dtype.kind not in "iuf":
+        return False
+    if part[vertical].attrs.get("positive") == DOWN:
         return False
     line = part[vertical].values
     is_counted = (
