@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -239,7 +239,7 @@ class Scanner:
         wanted = [graph.root, *graph.new_blocks.values(), *graph.rows]
         delayed = [Delayed(key, layers, layer=token) for key in wanted]
         if len(delayed) > 1:
-            delayed = list(persist(*delayed))
+            delayed = _persisted(delayed)
         total: Scanned[Any] = delayed[0].compute()
         blocks: Sequence[Any] = delayed[1:]
         if blocks and not work.in_worker and _uses_threads():
@@ -412,8 +412,46 @@ def _persist(
     name: str, graph: dict[Key, Task], indices: Sequence[int], dependencies: Sequence[Delayed]
 ) -> dict[int, Delayed]:
     layers = HighLevelGraph.from_collections(name, graph, dependencies=dependencies)
-    persisted = persist(*(Delayed((name, i), layers, layer=name) for i in indices))
-    return dict(zip(indices, persisted, strict=True))
+    delayed = [Delayed((name, i), layers, layer=name) for i in indices]
+    return dict(zip(indices, _persisted(delayed), strict=True))
+
+
+class _Together:
+    """Some Delayed of one graph as one collection: the scheduler keeps a note of each that it was given, for ever."""
+
+    def __init__(self, delayed: Sequence[Delayed]) -> None:
+        self._delayed = delayed
+
+    __dask_optimize__ = staticmethod(Delayed.__dask_optimize__)
+    __dask_scheduler__ = staticmethod(Delayed.__dask_scheduler__)
+
+    def __dask_graph__(self) -> Any:
+        return self._delayed[0].__dask_graph__()
+
+    def __dask_layers__(self) -> tuple[str, ...]:
+        layers: tuple[str, ...] = self._delayed[0].__dask_layers__()
+        return layers
+
+    def __dask_keys__(self) -> list[Key]:
+        return [one.key for one in self._delayed]
+
+    def __dask_tokenize__(self) -> list[Key]:
+        return self.__dask_keys__()
+
+    def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return list, ()
+
+    def __dask_postpersist__(self) -> tuple[Callable[..., list[Delayed]], tuple[()]]:
+        return self._rebuilt, ()
+
+    def _rebuilt(self, results: Mapping[Key, Any], **_: Any) -> list[Delayed]:
+        return [Delayed(key, {key: results[key]}) for key in self.__dask_keys__()]
+
+
+def _persisted(delayed: Sequence[Delayed]) -> list[Delayed]:
+    """Compute some Delayed of one graph, and leave each result where it is."""
+    rebuilt: list[Delayed] = persist(_Together(delayed))[0] if delayed else []
+    return rebuilt
 
 
 @functools.cache
