@@ -451,7 +451,7 @@ def load(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> 
     except FileNotFoundError:
         raise DataError(f"No model at {path}.") from None
     except IsADirectoryError:
-        raise DataError(f"{path} is a folder; results of `daskmeans run` are for open_results.") from None
+        raise DataError(f"{path} is no model but a folder; results of `daskmeans run` are for open_results.") from None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no model that KMeans.save wrote, or it is damaged: {error}") from error
     raise DataError(f"{path} holds {header['format']!r}; expected {FORMAT!r}.")

@@ -122,10 +122,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(keys, monkeypatch):
     undisturbed = run(*keys, "output.path=undisturbed")
     scan = Scanner._scan
 
-    def fatal(self, *args):
+    def fatal(self, *args, **options):
         if self.listener is not None and self.n_passes >= 3:
             raise StopError
-        return scan(self, *args)
+        return scan(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scanner, "_scan", fatal)
