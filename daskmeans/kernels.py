@@ -244,12 +244,12 @@ def _assign(
                 block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, label
             )
             _add_up(block, weight[begin : begin + rows], centers, label, first, sums, counts, inertia, dist)
-            for t in range(rows):
-                i, j = begin + t, label[t]
-                if dist[t] > far_sq_dist[first] and (len(weight) == 0 or weight[i] > 0):
-                    _replace_smallest(
-                        far_sq_dist[first:last], far_row[first:last], far_label[first:last], dist[t], i, j
-                    )
+            far = far_sq_dist[first:last]
+            if dist[:rows].max() > far[0]:
+                for t in range(rows):
+                    i = begin + t
+                    if dist[t] > far[0] and (len(weight) == 0 or weight[i] > 0):
+                        _replace_smallest(far, far_row[first:last], far_label[first:last], dist[t], i, label[t])
             if labels.shape[1]:
                 labels[m, begin : begin + rows] = label[:rows]
             if sq_dist.shape[1]:
@@ -294,6 +294,11 @@ def _settle_ties(
     X: Any, centers: Any, sq_norms: Any, scores: Any, best: Any, second: Any, bound: Any, label: Any
 ) -> None:
     """Correct the label where rounding could have changed the order of the two smallest scores."""
+    clear = 0
+    for t in range(X.shape[0]):
+        clear += second[t] - best[t] > bound[t]
+    if clear == X.shape[0]:
+        return
     for t in range(X.shape[0]):
         # Negated, so that scores which overflowed or are NaN are compared in float64 too.
         if not second[t] - best[t] > bound[t]:
