@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from daskmeans import kernels
-from daskmeans.kernels import Float64s, Stack
+from daskmeans import kernels, philox
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Stack
 from daskmeans.samples import Block, Rows
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign, Assigned, split
@@ -77,7 +78,7 @@ class AssignAndKeep:
         found = self.assign.run(block, with_labels=True, with_gap=True)
         u = np.empty(0)
         if self.purpose is not None:
-            u = kernels.uniform(kernels.random_words(self.seed, self.purpose, block.row_ids()))
+            u = philox.uniform(philox.random_words(self.seed, self.purpose, block.row_ids()))
         factor, smallest_gap = kernels.freeze(found.gap, found.labels, self.assign.stack, self.threshold, u)
         return Frozen(self.assign.collect(block, found), smallest_gap), block.take(factor)
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from daskmeans import kernels
 from daskmeans.active import largest_other
-from daskmeans.kernels import Float64s, Moved, Stack
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Moved, Stack
 from daskmeans.samples import Block
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign, Assigned, split

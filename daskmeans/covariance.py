@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from daskmeans.kernels import Float64s
+from daskmeans.jit import Float64s
 from daskmeans.samples import Block, Rows
 from daskmeans.transforms import Project, Standardize
 

@@ -34,7 +34,8 @@ from daskmeans import inputs, kernels
 from daskmeans.errors import DataError
 from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, check_surveyed, fit
 from daskmeans.inputs import StaysLazy, finite_rows, resolve_budget
-from daskmeans.kernels import Float64s, Stack
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Stack
 from daskmeans.labelled import centers_dataset, label_samples, measure_samples
 from daskmeans.memory import Budget
 from daskmeans.minibatch import Batched, Collect

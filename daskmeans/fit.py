@@ -16,9 +16,11 @@ from daskmeans.active import Choice
 from daskmeans.bounds import BOUND_BYTES
 from daskmeans.covariance import Covariance, Scatter, projection
 from daskmeans.errors import DataError
-from daskmeans.kernels import Float64s, Moments, Stack
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
 from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES, Budget, sample_size
+from daskmeans.moments import Moments
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner, Step, one_blas_thread
 from daskmeans.steps import (

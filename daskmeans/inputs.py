@@ -21,11 +21,12 @@ from sklearn.base import TransformerMixin
 from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.validation import _check_feature_names, _check_sample_weight, validate_data
 
-from daskmeans import kernels
 from daskmeans.errors import DataError, SplitFeaturesWarning
 from daskmeans.frames import array_of, is_dask_frame
+from daskmeans.jit import read_only
 from daskmeans.labelled import open_labelled
 from daskmeans.memory import DEFAULT_PART, Budget, format_bytes, parse_bytes
+from daskmeans.moments import count_non_finite
 from daskmeans.samples import Rows, Samples, row_dtype, samples_from_array, samples_from_chunks
 from daskmeans.scan import lazy_rows, memory_of_workers
 from daskmeans.stores import OpenedStore, samples_from_zarr
@@ -188,7 +189,7 @@ def map_lazily(
 def finite_rows(X: npt.NDArray[Any]) -> Rows:
     """Return rows in the dtype they are clustered in, or raise DataError if one is not finite."""
     rows: Rows = np.ascontiguousarray(X, dtype=row_dtype(X.dtype))
-    n_bad, first = kernels.count_non_finite(kernels.read_only(rows))
+    n_bad, first = count_non_finite(read_only(rows))
     if n_bad:
         raise DataError(f"Input X contains NaN or infinity in {n_bad:,} rows of a chunk, first in its row {first}.")
     return rows

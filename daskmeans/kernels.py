@@ -6,31 +6,14 @@ Must not know of Dask, Zarr or files. Arrays in, arrays out; what is filled in p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from daskmeans.jit import NO_WEIGHT, Float64s, Int64s, jit, read_only
 from daskmeans.samples import Rows
-
-Float64s = npt.NDArray[np.float64]
-Int64s = npt.NDArray[np.int64]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def jit(function: F) -> F:
-    """Compile `function` once for each dtype and cache the machine code on disk.
-
-    Sums may be reassociated and contracted, so that they vectorise; NaN and infinity keep their meaning.
-    """
-    fastmath = {"contract", "reassoc"}
-    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
-    return compiled
-
 
 # Rows of a tile: its features and its scores stay in the L2 cache. 128 to 1024 were tried on shapes from d=4, k=8 to
 # d=768, k=1024; 256 was best or within 10 % of it throughout.
@@ -44,15 +27,6 @@ FLOAT32_MARGIN = 1e-6
 
 # Numbers of float64 in two cache lines, which processors fetch together.
 CACHE_LINES = 16
-
-NO_WEIGHT: Float64s = np.empty(0)
-
-
-def read_only(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """View `values` as read-only, so that each kernel is compiled once and not again for writeable input."""
-    view = values.view()
-    view.flags.writeable = False
-    return view
 
 
 class Expanded(NamedTuple):
@@ -647,141 +621,3 @@ def _freeze(gap: Any, labels: Any, starts: Any, threshold: Any, u: Any, factor: 
             for m in range(n_models):
                 c = starts[m] + labels[m, i]
                 smallest_gap[c] = min(smallest_gap[c], gap[m, i])
-
-
-class Moments(NamedTuple):
-    """Weight, mean and sum of squared deviations of rows.
-
-    Attributes
-    ----------
-    weight : total weight; the number of rows where none was given.
-    mean : (n_features,) float64.
-    sq_dev : (n_features,) float64.
-    """
-
-    weight: float
-    mean: Float64s
-    sq_dev: Float64s
-
-    def merge(self, other: Moments) -> Moments:
-        """Combine two sets of rows (Chan, Golub & LeVeque 1983, eq. 1.5)."""
-        total = self.weight + other.weight
-        if total == 0:
-            return self
-        with np.errstate(invalid="ignore"):  # rows that are not finite are reported, once the pass is over
-            delta = other.mean - self.mean
-            mean = self.mean + delta * (other.weight / total)
-            sq_dev = self.sq_dev + other.sq_dev + delta**2 * (self.weight * other.weight / total)
-        return Moments(total, mean, sq_dev)
-
-    @property
-    def variance(self) -> Float64s:
-        """Variance of each feature, (n_features,)."""
-        return self.sq_dev / self.weight if self.weight else np.zeros_like(self.sq_dev)
-
-
-def moments(X: Rows, weight: Float64s | None) -> Moments:
-    """Return the moments of the rows of `X`, (n_rows, n_features), weighted by `weight`, (n_rows,), if given."""
-    mean, sq_dev = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    total = _moments(read_only(X), read_only(NO_WEIGHT if weight is None else weight), mean, sq_dev)
-    return Moments(total, mean, sq_dev)
-
-
-@jit
-def _moments(X: Any, weight: Any, mean: Any, sq_dev: Any) -> float:
-    """Fill mean and sum of squared deviations, tile by tile in two sweeps, and return the total weight."""
-    n, d = X.shape
-    total = 0.0
-    tile_mean = np.empty(d)
-    tile_sq_dev = np.empty(d)
-    for begin in range(0, n, TILE_ROWS):
-        end = min(begin + TILE_ROWS, n)
-        tile_weight = 0.0
-        tile_mean[:] = 0
-        tile_sq_dev[:] = 0
-        for i in range(begin, end):
-            w = weight[i] if len(weight) else 1.0
-            tile_weight += w
-            for f in range(d):
-                tile_mean[f] += w * np.float64(X[i, f])
-        if tile_weight == 0:
-            continue
-        for f in range(d):
-            tile_mean[f] /= tile_weight
-        for i in range(begin, end):
-            w = weight[i] if len(weight) else 1.0
-            for f in range(d):
-                dev = np.float64(X[i, f]) - tile_mean[f]
-                tile_sq_dev[f] += w * dev * dev
-        both = total + tile_weight
-        for f in range(d):
-            delta = tile_mean[f] - mean[f]
-            mean[f] += delta * (tile_weight / both)
-            sq_dev[f] += tile_sq_dev[f] + delta * delta * (total * tile_weight / both)
-        total = both
-    return total
-
-
-@jit
-def count_non_finite(X: Any) -> tuple[int, int]:
-    """Return how many rows of `X` have a NaN or an infinity, and the first of them (-1 if none)."""
-    count = 0
-    first = -1
-    for i in range(X.shape[0]):
-        # x - x is 0 for a finite x and NaN for all else: a sum that vectorises.
-        total = X.dtype.type(0)
-        for f in range(X.shape[1]):
-            total += X[i, f] - X[i, f]
-        if total != 0:
-            count += 1
-            if first < 0:
-                first = i
-    return count, first
-
-
-def random_words(seed: int, purpose: int, row_ids: Int64s) -> npt.NDArray[np.uint64]:
-    """Return one random 64-bit word for each row id: word ``id`` of ``numpy.random.Philox(key=[seed, purpose])``.
-
-    Counter-based (Salmon et al. 2011, Philox4x64-10), so a row's word does not depend on chunks, order or process.
-    """
-    words = np.empty(len(row_ids), dtype=np.uint64)
-    _philox(np.uint64(seed), np.uint64(purpose), read_only(row_ids), words)
-    return words
-
-
-def uniform(words: npt.NDArray[np.uint64]) -> Float64s:
-    """Return the number in (0, 1) that each random word stands for."""
-    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-@jit
-def _mul_high(a: Any, b: Any) -> Any:
-    """Return the upper 64 bits of a 128-bit product, from products of 32-bit halves."""
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    a_low, a_high, b_low, b_high = a & low, a >> half, b & low, b >> half
-    cross = a_high * b_low + ((a_low * b_low) >> half)
-    other = a_low * b_high + (cross & low)
-    return a_high * b_high + (cross >> half) + (other >> half)
-
-
-@jit
-def _philox(seed: Any, purpose: Any, row_ids: Any, words: Any) -> None:
-    factor0, factor1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
-    weyl0, weyl1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
-    current = np.int64(-1)
-    x0 = x1 = x2 = x3 = np.uint64(0)
-    for i in range(len(row_ids)):
-        counter = row_ids[i] >> 2
-        if counter != current:
-            current = counter
-            # NumPy steps its counter before it draws, so its first words come from counter 1.
-            x0, x1, x2, x3 = np.uint64(counter + 1), np.uint64(0), np.uint64(0), np.uint64(0)
-            key0, key1 = seed, purpose
-            for _ in range(10):
-                high0, low0 = _mul_high(factor0, x0), factor0 * x0
-                high1, low1 = _mul_high(factor1, x2), factor1 * x2
-                x0, x1, x2, x3 = high1 ^ x1 ^ key0, low1, high0 ^ x3 ^ key1, low0
-                key0 += weyl0
-                key1 += weyl1
-        word = row_ids[i] & 3
-        words[i] = x0 if word == 0 else x1 if word == 1 else x2 if word == 2 else x3

@@ -17,7 +17,9 @@ import xarray as xr
 
 from daskmeans import kernels
 from daskmeans.errors import DataError
-from daskmeans.kernels import Float64s, Stack
+from daskmeans.jit import Float64s, read_only
+from daskmeans.kernels import Stack
+from daskmeans.moments import count_non_finite
 from daskmeans.samples import Block, Loader
 from daskmeans.stores import OpenedStore, open_samples
 
@@ -165,7 +167,7 @@ def _of_block(block_id: tuple[int, ...], *, loader: Loader, function: OfBlock) -
     grid = loader.grid
     place = block_id[: len(grid.shape)]
     block = loader.load(int(np.ravel_multi_index(place, grid.blocks_shape)))
-    n_bad, first = kernels.count_non_finite(kernels.read_only(block.X))
+    n_bad, first = count_non_finite(read_only(block.X))
     if n_bad:
         row = loader.source.describe_row(int(block.row_ids()[first]))
         raise DataError(

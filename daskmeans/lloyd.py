@@ -13,7 +13,8 @@ import numpy as np
 
 from daskmeans.active import ActiveRows, Anchor, AssignAndKeep, Choice, Iteration
 from daskmeans.bounds import Bounds
-from daskmeans.kernels import Float64s, Stack
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_FROZEN, Assign, Assigned, Far, Sink, split
 from daskmeans.transforms import on_sphere

@@ -19,7 +19,8 @@ from daskmeans.errors import DataError
 from daskmeans.estimator import KMeans
 from daskmeans.fit import check_surveyed
 from daskmeans.inputs import resolve_budget, view
-from daskmeans.kernels import Float64s, Stack
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Survey, Surveyed
 from daskmeans.transforms import Normalize

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from daskmeans.kernels import Float64s
+from daskmeans.jit import Float64s
 from daskmeans.samples import Block, Rows
 from daskmeans.seeding import weighted_choice
 

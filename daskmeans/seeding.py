@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans import kernels
-from daskmeans.kernels import Float64s, Int64s, Stack
+from daskmeans.jit import Float64s, Int64s
+from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, Model, State, Stop, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner

@@ -12,8 +12,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import numpy as np
 import numpy.typing as npt
 
-from daskmeans import kernels
-from daskmeans.kernels import Float64s, Int64s, Moments, Stack
+from daskmeans import kernels, philox
+from daskmeans.jit import Float64s, Int64s, read_only
+from daskmeans.kernels import Stack
+from daskmeans.moments import Moments, count_non_finite, moments
 from daskmeans.samples import Block, Dropped, Region, Rows
 from daskmeans.scan import Step
 
@@ -148,12 +150,12 @@ class Survey:
     def map(self, block: Block) -> tuple[Surveyed, list[RowSet], list[npt.NDArray[np.uint64]]]:
         """Survey one block."""
         row_ids = block.row_ids()
-        n_bad, first_bad = kernels.count_non_finite(kernels.read_only(block.X))
+        n_bad, first_bad = count_non_finite(read_only(block.X))
         bad_weights = np.empty(0, dtype=np.int64)
         if block.weight is not None:
             bad_weights = np.flatnonzero(~(np.isfinite(block.weight) & (block.weight >= 0)))
         eligible = np.ones(block.n_rows, dtype=np.bool_) if block.weight is None else block.weight > 0
-        plain = kernels.moments(block.X, None)
+        plain = moments(block.X, None)
         counted = Surveyed(
             n_rows=block.n_rows,
             dropped=block.dropped,
@@ -163,10 +165,10 @@ class Survey:
             n_bad_weights=len(bad_weights),
             first_bad_weight=int(row_ids[bad_weights[0]]) if len(bad_weights) else -1,
             moments=plain,
-            weighted=plain if block.weight is None else kernels.moments(block.X, block.weight),
+            weighted=plain if block.weight is None else moments(block.X, block.weight),
             sample=RowSet.of(block, np.empty(0, dtype=np.int64)),
         )
-        words = kernels.random_words(self.seed, FOR_SAMPLE, row_ids)
+        words = philox.random_words(self.seed, FOR_SAMPLE, row_ids)
         chosen = np.flatnonzero((words <= self._threshold()) & eligible)
         if len(chosen) > self.sample_size:
             chosen = np.sort(chosen[np.argpartition(words[chosen], self.sample_size)[: self.sample_size]])
@@ -402,7 +404,7 @@ class Draw:
         stack = Stack.of([self.candidates])
         found = kernels.assign(block.X, block.weight, stack, self.offset, with_sq_dist=True)
         mass = found.sq_dist[0] if block.weight is None else found.sq_dist[0] * block.weight
-        words = kernels.random_words(self.seed, self.purpose, block.row_ids())
+        words = philox.random_words(self.seed, self.purpose, block.row_ids())
         keys = exponential_keys(words, mass)
         rows = np.flatnonzero(keys < np.inf)
         if len(rows) > self.n_draws:
@@ -427,7 +429,7 @@ class Draw:
 def exponential_keys(words: npt.NDArray[np.uint64], mass: Float64s) -> Float64s:
     """Return -log(u) / mass for the uniform u of each word, (n_rows,); infinity where mass is 0."""
     keys = np.full(len(mass), np.inf)
-    np.divide(-np.log(kernels.uniform(words)), mass, out=keys, where=mass > 0)
+    np.divide(-np.log(philox.uniform(words)), mass, out=keys, where=mass > 0)
     return keys
 
 
@@ -451,7 +453,7 @@ class RandomPartition:
         weight = np.ones(block.n_rows) if block.weight is None else block.weight
         totals = []
         for k, purpose in zip(self.n_clusters, self.purposes, strict=True):
-            labels = (kernels.random_words(self.seed, purpose, row_ids) % np.uint64(k)).astype(np.intp)
+            labels = (philox.random_words(self.seed, purpose, row_ids) % np.uint64(k)).astype(np.intp)
             sums = np.stack(
                 [np.bincount(labels, weight * block.X[:, f], k) for f in range(block.X.shape[1])],
                 axis=1,

@@ -9,7 +9,8 @@ import numpy as np
 
 from daskmeans import kernels
 from daskmeans.errors import RowError
-from daskmeans.kernels import Float64s, Moments
+from daskmeans.jit import Float64s
+from daskmeans.moments import Moments
 from daskmeans.samples import Rows, Transform
 
 # How far the mean of equal numbers may be from them, relatively: so many are added up before sums merge.

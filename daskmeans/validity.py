@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans import kernels
-from daskmeans.kernels import Float64s, Stack
+from daskmeans.jit import Float64s
+from daskmeans.kernels import Stack
 from daskmeans.lloyd import Stop
 from daskmeans.samples import Block, Rows
 from daskmeans.seeding import in_memory, plus_plus

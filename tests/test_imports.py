@@ -30,7 +30,8 @@ LAYERS = [
     {"stores", "transforms"},
     {"resolve"},
     {"blocking"},
-    {"gridded", "handles", "kernels"},
+    {"gridded", "handles", "kernels", "moments", "philox"},
+    {"jit"},
     {"ome"},
     {"samples"},
     {"memory"},
@@ -89,7 +90,7 @@ def test_only_the_scan_builds_graphs():
 
 
 def test_only_kernels_compile():
-    assert importers("numba") == {"kernels"}
+    assert importers("numba") == {"jit"}
 
 
 def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daskmeans import kernels
-from daskmeans.kernels import TILE_ROWS, Moments, Stack
+from daskmeans.kernels import TILE_ROWS, Stack
 
 
 def assign(X, weight, *models, offset=None):
@@ -136,84 +136,6 @@ def test_read_only_rows_are_accepted_and_left_alone(rng):
     X.flags.writeable = False
     assign(X, None, X[:3])
     np.testing.assert_array_equal(X, before)
-
-
-def test_moments_by_hand():
-    found = kernels.moments(np.array([[1.0], [2.0], [9.0]]), np.array([1.0, 1.0, 0.0]))
-    assert found.weight == 2.0
-    assert found.mean.tolist() == [1.5]
-    assert found.variance.tolist() == [0.25]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_moments_are_exact_far_from_zero(rng, dtype, weighted):
-    X = (1e6 + rng.normal(size=(2 * TILE_ROWS + 3, 3))).astype(dtype)
-    weight = rng.random(len(X)) if weighted else None
-    found = kernels.moments(X, weight)
-    mean = np.average(X.astype(np.float64), axis=0, weights=weight)
-    variance = np.average((X - mean) ** 2, axis=0, weights=weight)
-    np.testing.assert_allclose(found.mean, mean, rtol=1e-14)
-    np.testing.assert_allclose(found.variance, variance, rtol=1e-9)
-
-
-def test_moments_of_parts_merge_to_those_of_the_whole(rng):
-    X, weight = rng.normal(size=(100, 2)), rng.random(100)
-    whole = kernels.moments(X, weight)
-    merged = kernels.moments(X[:30], weight[:30]).merge(kernels.moments(X[30:], weight[30:]))
-    for a, b in zip(merged, whole, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
-
-
-def test_moments_of_nothing_merge_with_anything():
-    nothing = kernels.moments(np.empty((0, 1)), None)
-    something = kernels.moments(np.array([[1.0], [3.0]]), None)
-    for merged in (nothing.merge(something), something.merge(nothing)):
-        assert (merged.weight, merged.mean.tolist(), merged.variance.tolist()) == (2.0, [2.0], [1.0])
-    assert nothing.merge(nothing).variance.tolist() == [0.0]
-
-
-def test_moments_with_infinities_merge_without_a_warning():
-    infinite = Moments(1.0, np.array([np.inf]), np.array([np.nan]))
-    assert not np.isfinite(infinite.merge(infinite).mean).any()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("count", [kernels.count_non_finite, kernels.count_non_finite.py_func])
-def test_rows_that_are_not_finite_are_counted(dtype, count):
-    X = np.zeros((6, 9), dtype=dtype)
-    assert count(kernels.read_only(X)) == (0, -1)
-    X[2, 8], X[3, 0], X[3, 1], X[5, 5] = np.nan, np.inf, -np.inf, -np.inf
-    with np.errstate(invalid="ignore"):
-        assert count(kernels.read_only(X)) == (3, 2)
-
-
-def test_the_largest_float32_is_finite():
-    X = np.full((2, 5), np.finfo(np.float32).max, dtype=np.float32)
-    assert kernels.count_non_finite(kernels.read_only(X)) == (0, -1)
-
-
-@pytest.mark.parametrize(("seed", "purpose"), [(0, 1), (7, 2**22 + 3), (2**31 - 1, 0), (2**64 - 1, 2**64 - 1)])
-def test_random_words_are_those_of_numpy(seed, purpose):
-    expected = np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64)).random_raw(1000)
-    np.testing.assert_array_equal(kernels.random_words(seed, purpose, np.arange(1000)), expected)
-    places = np.array([999, 3, 4, 0, 500])
-    np.testing.assert_array_equal(kernels.random_words(seed, purpose, places), expected[places])
-
-
-def test_random_words_far_down_the_sequence_are_those_of_numpy():
-    first = 2**40 + 8
-    bits = np.random.Philox(key=[5, 6]).advance(first // 4)
-    np.testing.assert_array_equal(kernels.random_words(5, 6, np.arange(first, first + 20)), bits.random_raw(20))
-
-
-def test_compiled_random_words_equal_their_python_source(monkeypatch):
-    places = np.array([0, 1, 2, 3, 4, 11])
-    compiled = kernels.random_words(3, 4, places)
-    for name in ("_philox", "_mul_high"):
-        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
-    with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(kernels.random_words(3, 4, places), compiled)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
