@@ -220,9 +220,11 @@ def _survey(scanner: Scanner, options: FitOptions, *, resumes: bool) -> First:
     """Make the first pass; it carries what needs nothing but the rows."""
     samples = scanner.samples
     row_bytes = samples.n_features * samples.dtype.itemsize
-    size = sample_size(row_bytes, max(options.n_clusters), options.budget)
-    survey = Survey(size, options.seed, samples.n_samples)
     carried = _carried(options, samples)
+    size = sample_size(row_bytes, max(options.n_clusters), options.budget)
+    if isinstance(carried, Assign) and samples.in_memory and options.algorithm != "lookahead":
+        size = 0  # there is nothing to seed, nor to look ahead from
+    survey = Survey(size, options.seed, samples.n_samples)
     first = carried if carried is not None and not resumes else Nothing()
     beside: Step[Any, Any] = Both[Any, Any, Any, Any](Nothing() if options.pca is None else Covariance(), first)
     title = "survey and iteration" if isinstance(first, Assign) else "survey"
