@@ -341,7 +341,7 @@ class KMeans(
         if isinstance(X, OpenedStore):
             X.found["n_dropped"] = self.n_dropped_ = fitted.dropped.total
             self.centers_ = centers_dataset(X, self.cluster_centers_)
-        self.labels_ = self.predict(X) if fitted.outputs is None else np.concatenate(fitted.outputs)
+        self.labels_ = self._labels_of(X) if fitted.outputs is None else np.concatenate(fitted.outputs)
 
     # Sample and feature dimensions of the data with named dimensions that was fitted.
     _layout: tuple[Sequence[str] | None, Sequence[str] | None] = (None, None)
@@ -354,6 +354,10 @@ class KMeans(
         """
         check_is_fitted(self)
         X, _ = inputs.named(self, X, None, resolve_budget(self.memory_budget), reset=False)
+        return self._labels_of(X)
+
+    def _labels_of(self, X: Any) -> Any:
+        """Return the labels of rows whose names, if they have any, have been checked."""
         if isinstance(X, OpenedStore):
             return label_samples(self._seen(X), self.cluster_centers_.astype(np.float64))
         if inputs.is_lazy(X):

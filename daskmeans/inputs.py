@@ -98,12 +98,17 @@ OF_NAMED = ("feature_names_in_", "_layout", "centers_", "n_dropped_")
 
 
 def plain(estimator: Any, X: Any, *, reset: bool) -> Any:
-    """Return a Dask DataFrame as a Dask array, once its columns have been checked; all else as it is."""
+    """Return a Dask DataFrame as a Dask array, once the names of its columns have been checked; all else as it is.
+
+    An array that is not in memory has no names: a warning says so where the features that were fitted have some.
+    """
     for name in OF_NAMED if reset else ():
         vars(estimator).pop(name, None)
     if is_dask_frame(X):
         _check_feature_names(estimator, X._meta, reset=reset)
         return array_of(X)
+    if is_lazy(X):
+        _check_feature_names(estimator, X, reset=reset)
     return X
 
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import sklearn
 import xarray as xr
+import zarr
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
@@ -52,6 +53,17 @@ def test_dask_frames_stay_lazy():
         model.predict(lazy[["c", "b", "a"]])
     with pytest.raises(DataError, match="Column 'name' of the DataFrame has dtype"):
         KMeans(3).fit(dd.from_pandas(FRAME.assign(name="x"), npartitions=2))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+def test_arrays_without_names_after_a_fit_with_names_are_warned_of(kind):
+    arrays = {"numpy": X, "dask": da.from_array(X, chunks=(100, 3)), "zarr": zarr.array(X, chunks=(100, 3))}
+    lazy = dd.from_pandas(FRAME, npartitions=4)
+    for frame in (FRAME, lazy):
+        model, scaler = KMeans(3, random_state=0).fit(frame), StandardScaler().fit(frame)
+        for method in (model.predict, model.transform, model.score, scaler.transform):
+            with pytest.warns(UserWarning, match="X does not have valid feature names, but .* was fitted with"):
+                method(arrays[kind])
 
 
 @pytest.mark.parametrize("dtype", ["Float64", "Float32", "float64[pyarrow]", "Int64"])
