@@ -153,7 +153,8 @@ def score_measured(scanner: Scanner, measured: Measured, *, with_silhouette: boo
     silhouettes = [(np.nan, np.nan)] * len(centers)
     if with_silhouette:
         silhouettes = sample_silhouettes(surveyed.sample, measured.labels(), surveyed.n_eligible)
-    return [score(*parts) for parts in zip(centers, spreads, dist, silhouettes, strict=True)]
+    parts = zip(centers, spreads, dist, silhouettes, strict=True)
+    return [score(*each, n_rows=surveyed.n_eligible) for each in parts]
 
 
 def explained_variation(X: Any, model: Model, sample_weight: Any = None) -> float:

@@ -134,15 +134,17 @@ class Measure:
 class Scores:
     """How good one clustering is. Weights count as repetitions of their rows.
 
+    Indices that compare clusters are NaN for one cluster, and for as many as there are rows.
+
     Attributes
     ----------
     counts : (n_clusters,) float64, weight of each cluster.
     inertia_per_cluster : (n_clusters,) float64, weighted squared distances to the center.
     explained_variation : share of the total sum of squares that lies between the means of the clusters.
-    calinski_harabasz : greater is better (Calinski & Harabasz 1974); NaN for one cluster.
-    davies_bouldin : smaller is better (Davies & Bouldin 1979); NaN for one cluster.
+    calinski_harabasz : greater is better (Calinski & Harabasz 1974).
+    davies_bouldin : smaller is better (Davies & Bouldin 1979).
     simplified_silhouette : mean over all rows of ``1 - a / b``, the distances to the nearest and second nearest
-        center (Hruschka et al. 2006); NaN for one cluster.
+        center (Hruschka et al. 2006).
     simplified_silhouette_per_cluster : (n_clusters,) float64, likewise; NaN where a cluster is empty.
     silhouette, silhouette_se : mean silhouette (Rousseeuw 1987) of a uniform sample, and its standard error; NaN where
         no sample was asked for or all of it lies in one cluster.
@@ -192,7 +194,7 @@ def are_means(points: Float64s, spread: Spread) -> bool:
     return bool((shift <= np.maximum(rounding, 1e-10 * spread.dist[full] / spread.counts[full])).all())
 
 
-def score(centers: Float64s, spread: Spread, dist: Float64s, silhouette: tuple[float, float]) -> Scores:
+def score(centers: Float64s, spread: Spread, dist: Float64s, silhouette: tuple[float, float], *, n_rows: int) -> Scores:
     """Return the indices of one model.
 
     Parameters
@@ -201,27 +203,28 @@ def score(centers: Float64s, spread: Spread, dist: Float64s, silhouette: tuple[f
     spread : the sums over its clusters.
     dist : (n_clusters,) weighted sums of distances to the means of the clusters.
     silhouette : mean silhouette of a sample, and its standard error.
+    n_rows : how many rows there are.
     """
     counts, means = spread.counts, spread.means
     full = counts > 0
-    several = len(counts) > 1
+    comparable = 1 < len(counts) < n_rows
     total = counts.sum()
     # sum w |x - mean|^2 = sum w |x - c|^2 - W |mean - c|^2, in each cluster
     within = float((spread.inertia - counts * ((means - centers) ** 2).sum(axis=1))[full].sum())
     between = float(counts @ ((means - counts @ means / total) ** 2).sum(axis=1))
     per_cluster = np.full(len(counts), np.nan)
-    if several:
+    if comparable:
         np.divide(spread.silhouette, counts, out=per_cluster, where=full)
     return Scores(
         counts=counts,
         inertia_per_cluster=spread.inertia,
         explained_variation=between / (within + between) if within + between > 0 else np.nan,
-        calinski_harabasz=_calinski_harabasz(within, between, int(full.sum()), float(total)),
-        davies_bouldin=_davies_bouldin(means[full], dist[full] / counts[full]),
-        simplified_silhouette=float(spread.silhouette.sum() / total) if several else np.nan,
+        calinski_harabasz=_calinski_harabasz(within, between, int(full.sum()), float(total)) if comparable else np.nan,
+        davies_bouldin=_davies_bouldin(means[full], dist[full] / counts[full]) if comparable else np.nan,
+        simplified_silhouette=float(spread.silhouette.sum() / total) if comparable else np.nan,
         simplified_silhouette_per_cluster=per_cluster,
-        silhouette=silhouette[0],
-        silhouette_se=silhouette[1],
+        silhouette=silhouette[0] if comparable else np.nan,
+        silhouette_se=silhouette[1] if comparable else np.nan,
     )
 
 
@@ -341,7 +344,8 @@ class Gap(NamedTuple):
     Attributes
     ----------
     n_clusters : (n_models,) int64, ascending.
-    gap : (n_models,) float64, by how much the log inertia of uniform random rows exceeds that of the data.
+    gap : (n_models,) float64, by how much the log inertia of uniform random rows exceeds that of the data; NaN for as
+        many clusters as rows, whose inertia is 0.
     error : (n_models,) float64, standard error of `gap`, simulation error included.
     """
 
@@ -375,8 +379,9 @@ def gap_of_sample(sample: RowSet, n_clusters: Sequence[int], n_references: int, 
             for _ in range(n_references)
         ]
     )
+    known = np.where(np.array(ks) < len(points), 1.0, np.nan)
     error = expected.std(axis=0) * np.sqrt(1 + 1 / n_references)
-    return Gap(np.array(ks), expected.mean(axis=0) - observed, error)
+    return Gap(np.array(ks), (expected.mean(axis=0) - observed) * known, error * known)
 
 
 def _log_inertias(X: Float64s, weight: Float64s, ks: Sequence[int], generator: np.random.Generator) -> Float64s:

@@ -104,6 +104,15 @@ def test_blobs_that_lie_in_groups_are_told_apart(n_blobs):
     assert daskmeans.sweep(X, range(2, 11), n_init=2, sample_size=500).recommended == n_blobs
 
 
+def test_as_many_clusters_as_rows_are_no_candidate_of_what_compares_clusters(rng):
+    found = daskmeans.sweep(rng.normal(size=(8, 2)), range(2, 9), n_init=2)
+    undefined = ["calinski_harabasz", "davies_bouldin", "simplified_silhouette", "silhouette", "gap", "gap_se"]
+    assert found.table.loc[8, undefined].isna().all()
+    assert found.table.loc[:7, undefined].notna().all(axis=None)
+    assert found.table.loc[8, "explained_variation"] == 1
+    assert 8 not in found.suggestions.values()
+
+
 def test_knees():
     assert knee([2, 3, 4, 5, 6], [0.5, 0.7, 0.9, 0.91, 0.92]) == 4
     assert knee([1, 2, 3, 4, 5], [0, 0.5, 0.9, 0.91, 0.92]) == 3
