@@ -182,7 +182,7 @@ def open_samples(
 
     Parameters
     ----------
-    store : path or URL of a Zarr v2 or v3 group or array, be it in a .zip, or of a .npy file; an opened
+    store : path or URL of a Zarr v2 or v3 group or array, or path of a .zip or .npy file; an opened
         `zarr.Array` or `zarr.Group`; an `xarray.Dataset` or `DataArray`. Variables backed by Dask
         are computed block by block inside the task that clusters them: right for a store that was
         opened lazily; write the result of a costly computation to a store first. Select with

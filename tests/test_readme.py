@@ -96,7 +96,7 @@ def test_the_shares_of_the_budget_are_those_of_the_code():
         assert f"| {part}{f', at most{most}' if most else ''} |" in README
         if most:
             assert getattr(large, share) == int(most.split()[0]) * MIB
-    assert f"Of budgets above {ROWS_ONLY // MIB} MiB up to\n{PROCESS_BYTES // MIB} MiB are set apart" in README
+    assert f"Above {ROWS_ONLY // MIB} MiB, up to {PROCESS_BYTES // MIB} MiB of it are set\napart" in README
     assert [Budget(n * MIB).row_bytes // MIB for n in (16, 128, 400, 528, 1024)] == [16, 128, 128, 128, 624]
     assert all(Budget.for_rows(n * MIB).row_bytes == n * MIB for n in (1, 128, 129, 5000))
 

@@ -35,7 +35,8 @@ class InputConfig(Section):
     """What is clustered: where it is, and which of its dimensions are samples or features."""
 
     store: Name = Field(
-        description="Path (relative to the current directory) or URL of a Zarr store, v2 or v3, or path of a .npy file."
+        description="Path (relative to the current directory) or URL of a Zarr store, v2 or v3; or path of a .zip file "
+        "with one in it, or of a .npy file."
     )
     array: Name | None = Field(default=None, description="Name of a 2-D array (samples, features) in the store.")
     variables: Names | None = Field(
@@ -164,9 +165,10 @@ class ModelConfig(Section):
     )
     memory_budget: Bytes = Field(
         default=None,
-        description="Memory for the rows of all workers together: `2GiB`, `500MB`. It decides "
-        "the size of blocks and of the sample, and what is kept between passes. Default: a share "
-        "of the memory there is, written to the resolved config.yaml.",
+        description="Memory for all workers together: `2GiB`, `500MB`. Above 128 MiB, up to 400 MiB of it are for "
+        "Python and the libraries of one process; the rest is for rows, and decides the size of blocks and of the "
+        "sample, and what is kept between passes. Default: a quarter of the memory there is, written to the resolved "
+        "config.yaml.",
     )
 
     @model_validator(mode="after")
