@@ -339,7 +339,7 @@ def _check_exists(path: str) -> None:
     place = Path(path)
     if "://" in path or place.exists():
         return
-    beside = sorted(entry.name for entry in place.parent.glob("*"))
+    beside = sorted(entry.name for entry in place.parent.glob("[!.]*") if entry.suffix != ".lock")
     hint = did_you_mean(place.name, beside) if len(beside) < 30 else ""
     raise DataError(f"store not found: {path} does not exist{hint}")
 
