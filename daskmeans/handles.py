@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,19 +18,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import xarray as xr
 import zarr
-from xarray.backends.zarr import ZarrArrayWrapper, ZarrStore
-from xarray.core.indexing import LazilyIndexedArray
-from zarr.storage import ZipStore
+from xarray.backends.zarr import ZarrStore
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
+from daskmeans.nodes import (
+    Location,
+    bare_arrays_of,
+    check_attributes,
+    check_exists,
+    chunk_key_of,
+    dimension_names,
+    groups_of,
+    lazy_array,
+    local_path,
+    node_at,
+    node_label,
+    open_node,
+)
 from daskmeans.ome import CHANNELS, IMAGE, describe_image, is_image
 from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    Array = zarr.Array[Any]
-    Node = zarr.Group | Array
+    from daskmeans.nodes import Array, Node
 
 
 class Handle(Protocol):
@@ -89,30 +100,17 @@ class DatasetHandle:
 
     def bare_arrays(self) -> tuple[str, ...]:
         """Return the names of the arrays whose dimensions have no names."""
-        return () if self.node is None else _bare_arrays(self.node)
+        return () if self.node is None else bare_arrays_of(self.node)
 
     def groups(self) -> tuple[str, ...]:
         """Return the names of the groups within."""
-        return _groups(self.node)
+        return groups_of(self.node)
 
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the key, or number the chunk where the store is not known."""
         if self.node is None:
             return f"chunk {tuple(index)} of {name!r}"
-        return _chunk_key(self.node, name, index)
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where a Zarr store is. Its options, of which some may be secret, are in no message.
-
-    `token` makes one opening differ from the next, so that a store that was rewritten is not taken
-    from the cache of a process that knew it before.
-    """
-
-    path: str
-    storage_options: Mapping[str, Any] | None = field(compare=False, repr=False)
-    token: str
+        return chunk_key_of(self.node, name, index)
 
 
 @dataclass(frozen=True)
@@ -151,18 +149,18 @@ class StoreHandle:
 
     def bare_arrays(self) -> tuple[str, ...]:
         """Return the names of the arrays whose dimensions have no names."""
-        return () if self.level is not None else _bare_arrays(_node_at(self.location))
+        return () if self.level is not None else bare_arrays_of(node_at(self.location))
 
     def groups(self) -> tuple[str, ...]:
         """Return the names of the groups within."""
-        return _groups(_node_at(self.location))
+        return groups_of(node_at(self.location))
 
     def chunk_key(self, name: str, index: Sequence[int]) -> str:
         """Return the path of the chunk's file or object."""
-        node = _node_at(self.location)
+        node = node_at(self.location)
         if self.level is not None and isinstance(node, zarr.Group):
             node, _ = _image_of(node, self.level, self.label)
-        return _chunk_key(node, name, index, self.label)
+        return chunk_key_of(node, name, index, self.label)
 
 
 @dataclass(frozen=True)
@@ -239,71 +237,6 @@ def open_handle(
     return DatasetHandle(dataset, label, node)
 
 
-def local_path(path: str) -> Path:
-    """Return a path of this machine from its root on; ``~name`` stays as it is where there is no such user."""
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError:
-        return Path(path).absolute()
-
-
-def node_label(node: Node) -> str:
-    """Return the path or URL of a Zarr group or array."""
-    return str(node.store_path).removeprefix("file://")
-
-
-def open_node(store: Any, storage_options: Mapping[str, Any] | None) -> Node:
-    """Open a Zarr group or array for reading, or say why that is not possible."""
-    try:
-        options = None if storage_options is None else dict(storage_options)
-        place = ZipStore(store, mode="r") if _is_local(store, ".zip") else store
-        node = patiently(lambda: zarr.open(place, mode="r", storage_options=options), f"opening {store}")
-    except ImportError as error:
-        raise ConfigError(
-            f"{store}: a package that reads this kind of store is missing: {error}; "
-            "install it in the environment of the client and of the workers"
-        ) from error
-    except FileNotFoundError as error:
-        _check_exists(str(store))
-        raise DataError(
-            f"{store} is not a Zarr store: there is no zarr.json (Zarr v3), .zgroup or .zarray "
-            f"(Zarr v2) in it. {_what_to_do(store)}"
-        ) from error
-    except Exception as error:
-        raise DataError(f"{store} cannot be opened as Zarr: {type(error).__name__}: {error}") from error
-    _check_attributes(node)
-    return node
-
-
-def _is_local(store: Any, suffix: str) -> bool:
-    """Return whether a store is a path of this machine that ends so."""
-    return isinstance(store, str) and "://" not in store and store.endswith(suffix)
-
-
-# What is no Zarr, but known to hold data, by the ends of names; and how it can be clustered all the same.
-OTHER_FORMATS = {
-    ".npz": "It is an archive of NumPy: save the array alone with numpy.save, and give the .npy file",
-    ".parquet": "Parquet is read as a table: KMeans().fit(dask.dataframe.read_parquet(...)[columns])",
-    ".nc": "NetCDF is opened by xarray: open_samples(xarray.open_dataset(...)), or Dataset.to_zarr",
-    ".json": "References to chunks elsewhere are opened as reference://, with storage_options: {fo: the path}",
-}
-
-
-def _what_to_do(store: Any) -> str:
-    """Say how to cluster what is no Zarr store."""
-    found = (advice for suffix, advice in OTHER_FORMATS.items() if _is_local(store, suffix))
-    return next(found, "Give the path of a Zarr group or array, or of a .npy file")
-
-
-def _check_attributes(node: Node) -> None:
-    """Raise where the metadata is damaged in a way that Zarr does not see."""
-    attributes = node.metadata.attributes
-    if not isinstance(attributes, dict):
-        raise DataError(
-            f"{node_label(node)} is damaged: the attributes in its metadata are {attributes!r}; expected a mapping"
-        )
-
-
 def _open_path(
     path: str, array: str | None, storage_options: Mapping[str, Any] | None, level: int | None
 ) -> StoreHandle | NpyHandle:
@@ -312,13 +245,13 @@ def _open_path(
     if "://" not in path:
         path = str(local_path(path))
     if path.endswith(".npy"):
-        _check_exists(path)
+        check_exists(path)
         return NpyHandle(path, token)
     location = Location(path, storage_options, token)
-    if array is None and is_image(_node_at(location)):
+    if array is None and is_image(node_at(location)):
         return StoreHandle(location, None, None, level or 0)
     _check_no_level(level, path)
-    return StoreHandle(location, _bare_array(_node_at(location), array, path), None)
+    return StoreHandle(location, _bare_array(node_at(location), array, path), None)
 
 
 def _check_no_level(level: int | None, label: str) -> None:
@@ -334,16 +267,6 @@ def _image_of(group: zarr.Group, level: int, label: str) -> tuple[Array, xr.Data
     return array, dataset.assign_attrs({} if image.channel_dim is None else {CHANNELS: image.channel_dim})
 
 
-def _check_exists(path: str) -> None:
-    """Raise where `path` is local and there is nothing, naming what is like it beside it."""
-    place = Path(path)
-    if "://" in path or place.exists():
-        return
-    beside = sorted(entry.name for entry in place.parent.glob("[!.]*") if entry.suffix != ".lock")
-    hint = did_you_mean(place.name, beside) if len(beside) < 30 else ""
-    raise DataError(f"store not found: {path} does not exist{hint}")
-
-
 def _bare_array(node: Node, array: str | None, label: str) -> str | None:
     """Return the name of the wanted array where xarray cannot open it as part of a group."""
     if isinstance(node, zarr.Array):
@@ -353,46 +276,14 @@ def _bare_array(node: Node, array: str | None, label: str) -> str | None:
     members = dict(node.arrays())
     if array not in members:
         raise ConfigError(f"{label} has no array {array!r}{did_you_mean(array, sorted(members))}")
-    _check_attributes(members[array])
+    check_attributes(members[array])
     return array if dimension_names(members[array]) is None else None
-
-
-def _bare_arrays(node: Node) -> tuple[str, ...]:
-    """Return the names of the arrays of a group whose dimensions have no names."""
-    if isinstance(node, zarr.Array):
-        return ()
-    return tuple(sorted(name for name, array in node.arrays() if dimension_names(array) is None))
-
-
-def _groups(node: Node | None) -> tuple[str, ...]:
-    """Return the names of the groups within a group."""
-    return tuple(sorted(node.group_keys())) if isinstance(node, zarr.Group) else ()
-
-
-def dimension_names(array: Array) -> tuple[str, ...] | None:
-    """Return the names of the dimensions of a stored array, or None where it has dimensions without names."""
-    if not array.ndim:
-        return ()
-    if array.metadata.zarr_format == 2:
-        names: Any = array.attrs.get("_ARRAY_DIMENSIONS")
-    else:
-        names = array.metadata.dimension_names
-    if names is None or len(names) != array.ndim or None in names:
-        return None
-    return tuple(str(name) for name in names)
-
-
-# A process works on few stores at a time; an opened store is small.
-@lru_cache(maxsize=16)
-def _node_at(location: Location) -> Node:
-    """Open the Zarr group or array, once in each process."""
-    return open_node(location.path, location.storage_options)
 
 
 @lru_cache(maxsize=16)
 def _dataset_of_store(handle: StoreHandle) -> xr.Dataset:
     """Open the variables of a handle, once in each process."""
-    node = _node_at(handle.location)
+    node = node_at(handle.location)
     if handle.level is not None and isinstance(node, zarr.Group):
         return _image_of(node, handle.level, handle.label)[1]
     return _open_variables(node, handle.bare_array, handle.names, handle.label)
@@ -418,14 +309,6 @@ def _made_up_dims(ndim: int) -> tuple[str, ...]:
 def _decode_array(array: Array, name: str, dims: Sequence[str]) -> xr.Dataset:
     """Wrap one array that xarray cannot open as part of a group, decoded as xarray does."""
     return xr.decode_cf(xr.Dataset({name: lazy_array(array, dims)}), decode_times=False)
-
-
-def lazy_array(array: Array, dims: Sequence[Hashable]) -> xr.Variable:
-    """Wrap one stored array as it is, not read and not decoded."""
-    encoding = {"chunks": array.chunks, "shards": array.shards}
-    lazy = LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
-    attrs = {key: value for key, value in array.attrs.items() if key != "_ARRAY_DIMENSIONS"}
-    return xr.Variable(dims, lazy, attrs, encoding)
 
 
 def _open_bare(group: zarr.Group, name: str) -> xr.Dataset:
@@ -475,17 +358,6 @@ def _open_decoded(arrays: ZarrStore, label: str) -> xr.Dataset:
         dataset = xr.open_dataset(arrays, decode_times=False, **options)
         warnings.warn(f"{label}: times are left as the numbers that are stored: {error}", stacklevel=2)
         return dataset
-
-
-def _chunk_key(node: Node, name: str, index: Sequence[int], label: str = "") -> str:
-    """Return the path or URL of one stored chunk, or shard; `label` is that of the store."""
-    array: Any = node[name] if isinstance(node, zarr.Group) else node
-    key = array.metadata.encode_chunk_key(tuple(index))
-    if "://" in label:
-        return "/".join(
-            part for part in (label.rstrip("/"), array.path.removeprefix(node.path).strip("/"), key) if part
-        )
-    return str(array.store_path / key).removeprefix("file://")
 
 
 @lru_cache(maxsize=16)

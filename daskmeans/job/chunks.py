@@ -20,8 +20,9 @@ import zarr
 from zarr.storage import LocalStore
 
 from daskmeans.errors import DataError
-from daskmeans.handles import StoreHandle, open_node
+from daskmeans.handles import StoreHandle
 from daskmeans.job.config import InputConfig
+from daskmeans.nodes import open_node
 from daskmeans.stores import OpenedStore
 
 # Looks at files that are made at once: a network's file system takes its time for each.

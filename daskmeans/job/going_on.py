@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daskmeans.errors import ConfigError
-from daskmeans.handles import local_path
 from daskmeans.job import checkpoint
 from daskmeans.job.checkpoint import Checkpoint, Identity, Journal
 from daskmeans.job.clustertypes import JOBQUEUE
 from daskmeans.job.config import ClusterConfig, JobConfig
 from daskmeans.job.interrupts import Interrupted
 from daskmeans.job.joblog import LOG
+from daskmeans.nodes import local_path
 from daskmeans.scan import Scanner
 from daskmeans.stores import OpenedStore
 

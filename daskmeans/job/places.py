@@ -23,7 +23,7 @@ from typing import Any
 import fsspec
 
 from daskmeans.errors import ConfigError
-from daskmeans.handles import Location, local_path
+from daskmeans.nodes import Location, local_path
 from daskmeans.retry import patiently
 
 # Lies at a URL from the moment that something is written there until it is whole.

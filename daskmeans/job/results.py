@@ -22,10 +22,10 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from daskmeans.errors import ConfigError, DataError
-from daskmeans.handles import Location, lazy_array
 from daskmeans.job.places import UNFINISHED, Place
 from daskmeans.job.staging import Stage
 from daskmeans.labelled import rank_rows
+from daskmeans.nodes import Location, lazy_array
 from daskmeans.retry import patiently
 from daskmeans.samples import Block
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daskmeans.errors import ConfigError
-from daskmeans.handles import Location
 from daskmeans.job.locks import began, locked
 from daskmeans.job.places import UNFINISHED, Place, told_of
+from daskmeans.nodes import Location
 
 PARTIAL, REPLACED = "partial", "replaced"
 
