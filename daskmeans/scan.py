@@ -184,8 +184,9 @@ class Scanner:
         apply, blocks = self.samples.loader.transformed, _in_this_process(self._kept)
         if blocks:
             self._kept = blocks
-            for i, transformed in zip(blocks, _on_threads(apply, list(blocks.values())), strict=True):
-                blocks[i] = transformed
+            with _on_threads(apply, list(blocks.values())) as transformed:
+                for i, block in zip(blocks, transformed, strict=True):
+                    blocks[i] = block
         elif self._kept:
             name = f"transformed-{uuid.uuid4().hex}"
             graph: dict[Key, Task] = {
@@ -226,7 +227,8 @@ class Scanner:
                 rows[number] = found.kept
             return _result_task(found)
 
-        total = _merged(work, _on_threads(scanned, range(len(groups))), len(groups))
+        with _on_threads(scanned, range(len(groups))) as parts:
+            total = _merged(work, parts, len(groups))
         self._kept = kept
         return total, [rows[number] for number in sorted(rows)]
 
@@ -347,17 +349,17 @@ def _batches(parts: Iterator[Scanned[Any]]) -> Iterator[list[Scanned[Any]]]:
         yield batch
 
 
-def _on_threads(function: Callable[[P], Q], values: Sequence[P]) -> Iterator[Q]:
-    """Yield what `function` makes of each value, in order, computed on as many threads as Dask would use."""
+@contextmanager
+def _on_threads(function: Callable[[P], Q], values: Sequence[P]) -> Iterator[Iterator[Q]]:
+    """Give what `function` makes of each value, in order, computed on as many threads as Dask would use."""
     if len(values) == 1:
-        yield function(values[0])
+        yield map(function, values)
         return
-    with ThreadPoolExecutor(_n_threads()) as pool:
-        try:
-            yield from pool.map(function, values)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(_n_threads())
+    try:
+        yield pool.map(function, values)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _n_threads() -> int:

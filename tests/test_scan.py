@@ -187,3 +187,15 @@ def test_tasks_of_two_passes_are_in_no_group_together():
     work = scan_module._Work(pass_.samples.loader, Sum(), 0, scan_module._silent, True)
     groups = [{key_split_group(key) for key in scan_module._Graph(pass_, work, token).tasks} for token in ("0a", "1b")]
     assert not groups[0] & groups[1]
+
+
+class Interrupted(Sum):
+    def merge(self, left, right):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_ends_the_threads_of_a_pass():
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        Scanner(samples_from_array(np.ones((40, 2)), None, block_bytes=100)).scan(Interrupted())
+    assert set(threading.enumerate()) == before, interrupt
