@@ -68,9 +68,9 @@ def cluster() -> Iterator[dict[str, subprocess.Popen[str]]]:
 def fill_cache() -> None:
     """Fill Dask's cache of the short names of tasks, of limited size, as a run of some 1,000 such passes does.
 
-    Several times over: as entries come and go its table is laid out anew once, larger.
+    Five times over: as entries come and go its table is laid out anew twice, with both tables in memory meanwhile.
     """
-    for i in range(4 * key_split.cache_info().maxsize):
+    for i in range(5 * key_split.cache_info().maxsize):
         key_split((f"before-{i // 100:032x}", i))
 
 
