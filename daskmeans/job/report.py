@@ -5,9 +5,8 @@ Made from the files of the results alone, so that it can be made again. No scrip
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,15 @@ import numpy.typing as npt
 import xarray as xr
 
 from daskmeans.job import charts
-from daskmeans.job.charts import OKABE_ITO, Line, aligned, cluster_colors, diverging_colors, ink_on, short
+from daskmeans.job.charts import OKABE_ITO, Line, aligned, cluster_colors, diverging_colors, ink_on
+from daskmeans.job.course import comparison, convergence, how_it_was_made, what_was_clustered
 from daskmeans.job.notes import Projection
 from daskmeans.job.results import CONFIG, LABELS, SUMMARY
-from daskmeans.job.style import CHOOSER, STYLE
+from daskmeans.job.tags import duration, escaped, number, page, section, table
 from daskmeans.job.views import Features, LabelView, Ticks, label_views, map_dims, parse_features
-from daskmeans.memory import format_bytes
 
 REPORT = "report.html"
 
-# Scores of numbers of clusters that are worth a chart; the table has all.
-DRAWN_SCORES = ("inertia", "silhouette", "simplified_silhouette", "calinski_harabasz", "davies_bouldin", "gap")
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,15 +64,15 @@ def render_report(folder: Path, result: xr.Dataset) -> str:
         _head(title, found),
         _warnings(found),
         *maps,
-        _section("Clusters", _cluster_table(found)),
+        section("Clusters", _cluster_table(found)),
         *_center_sections(found),
-        *([] if lie is None else [_section("How the samples lie", _projection(found, lie))]),
-        *_sweep(summary),
-        _section("Convergence", _convergence(summary)),
-        _section("What was clustered", _input(summary)),
-        _section("How it was made", _details(summary, config)),
+        *([] if lie is None else [section("How the samples lie", _projection(found, lie))]),
+        *comparison(summary),
+        section("Convergence", convergence(summary)),
+        section("What was clustered", what_was_clustered(summary)),
+        section("How it was made", how_it_was_made(summary, config)),
     ]
-    return _page(f"{title}: {found.n_clusters} clusters", "\n".join(sections))
+    return page(f"{title}: {found.n_clusters} clusters", "\n".join(sections))
 
 
 @dataclass(frozen=True)
@@ -152,13 +149,13 @@ def _head(title: str, found: Found) -> str:
         "samples": f"{summary['n_samples']:,}",
         "features": f"{summary['n_features']:,}",
         "clusters": f"{found.n_clusters:,}",
-        "inertia": _number(summary["inertia"]),
+        "inertia": number(summary["inertia"]),
         "iterations": f"{summary['n_iter']}",
         "reads of the data": f"{summary['n_passes']}",
-        "time": _duration(summary["elapsed_s"]),
+        "time": duration(summary["elapsed_s"]),
     }
-    cells = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for name, value in facts.items())
-    return f'<header><h1>Clusters of {_text(title)}</h1><div class="facts">{cells}</div></header>'
+    cells = "".join(f"<div><b>{escaped(value)}</b><span>{escaped(name)}</span></div>" for name, value in facts.items())
+    return f'<header><h1>Clusters of {escaped(title)}</h1><div class="facts">{cells}</div></header>'
 
 
 def _warnings(found: Found) -> str:
@@ -175,7 +172,7 @@ def _warnings(found: Found) -> str:
         lines.append(f"{summary['n_dropped']:,} of {total:,} samples ({share:.1%}) were dropped as missing or masked.")
     if not lines:
         return ""
-    items = "".join(f"<li>{_text(line)}</li>" for line in lines)
+    items = "".join(f"<li>{escaped(line)}</li>" for line in lines)
     return f'<section class="warn"><h2>Mind</h2><ul>{items}</ul></section>'
 
 
@@ -189,20 +186,20 @@ def _label_maps(labels: xr.DataArray, found: Found) -> list[str]:
         uri = charts.labels_png(view.labels, found.colors)
         caption = f"{view.title}: {view.sides}" if view.title else view.sides
         if len(view.labels) == 1:
-            image = f'<img class="strip" src="{uri}" alt="clusters, {_text(caption)}">'
+            image = f'<img class="strip" src="{uri}" alt="clusters, {escaped(caption)}">'
         else:
             ratio = min(max(view.ratio, NARROWEST), WIDEST)
             caption += "" if ratio == view.ratio else "; not to scale"
-            image = _framed(f'<img src="{uri}" alt="clusters, {_text(caption)}">', ratio, view)
+            image = _framed(f'<img src="{uri}" alt="clusters, {escaped(caption)}">', ratio, view)
         hidden = "" if i == 0 else " hidden"
-        figures += f"<figure{hidden}>{image}<figcaption>{_text(caption)}</figcaption></figure>"
+        figures += f"<figure{hidden}>{image}<figcaption>{escaped(caption)}</figcaption></figure>"
     chooser = ""
     if len(views) > 1:
-        options = "".join(f"<option>{_text(view.title)}</option>" for view in views)
+        options = "".join(f"<option>{escaped(view.title)}</option>" for view in views)
         chooser = f'<label>Slice <select onchange="choose(this)">{options}</select></label>'
     dropped = bool((np.concatenate([view.labels.ravel() for view in views]) < 0).any())
     heading = "Where they lie" if map_dims(tuple(map(str, labels.dims))) else "Along the samples"
-    return [_section(heading, f'<div class="choice">{chooser}{figures}</div>{_legend(found, dropped=dropped)}')]
+    return [section(heading, f'<div class="choice">{chooser}{figures}</div>{_legend(found, dropped=dropped)}')]
 
 
 def _framed(image: str, ratio: float, view: LabelView) -> str:
@@ -241,7 +238,7 @@ def _cluster_table(found: Found) -> str:
         f"{'Share: of the weight. ' if weighted else ''}Mean distance: root mean square, to the center. "
         f"Stands out by: the features farthest from the mean, in {found.spread}."
     )
-    return f'<div class="cards">{_table(heads, rows, words={0, len(heads) - 1})}</div>{note}<p class=note>{unit}</p>'
+    return f'<div class="cards">{table(heads, rows, words={0, len(heads) - 1})}</div>{note}<p class=note>{unit}</p>'
 
 
 def _size_heads(found: Found, weighted: bool) -> list[str]:
@@ -257,7 +254,7 @@ def _swatch_column(found: Found, shown: Sequence[int]) -> list[str]:
 
 def _size_columns(found: Found, shown: Sequence[int], weighted: bool) -> list[list[str]]:
     """Return numbers of samples, weights, or both."""
-    weights = [_number(found.counts[i]) for i in shown]
+    weights = [number(found.counts[i]) for i in shown]
     return [weights] if not weighted or found.sizes is None else [[f"{found.sizes[i]:,}" for i in shown], weights]
 
 
@@ -273,7 +270,7 @@ def _quality_columns(found: Found, shown: Sequence[int]) -> list[list[str]]:
         [f"{shares[i]:.1%}{bar}" for i, bar in zip(shown, bars, strict=True)],
         aligned(found.inertia[shown]),
         aligned(distances[shown]),
-        [_text(_character(found, i)) for i in shown],
+        [escaped(_character(found, i)) for i in shown],
     ]
 
 
@@ -300,7 +297,7 @@ def _center_sections(found: Found) -> list[str]:
         parts.append(f'<h3>Profiles</h3>{_legend(found)}<div class="charts">{profiles}</div>')
     if len(found.names) > MOST_COLUMNS and not maps:
         parts.append(_heat_map(found))
-    return [_section("Centers", "".join(parts))]
+    return [section("Centers", "".join(parts))]
 
 
 def _center_table(found: Found) -> str:
@@ -323,7 +320,7 @@ def _center_table(found: Found) -> str:
 def _in_lines(name: str) -> str:
     """Return the name of a feature in short lines: the variable, then its places."""
     head, _, places = name.partition("[")
-    return "<br>".join(map(_text, [head, *places.rstrip("]").split(", ")] if places else [head]))
+    return "<br>".join(map(escaped, [head, *places.rstrip("]").split(", ")] if places else [head]))
 
 
 def _profile(found: Found, field: Features) -> str:
@@ -353,7 +350,7 @@ def _center_maps(found: Found, field: Features) -> str:
         caption = f"{_swatch(found.colors[i], i)} {share:.1%}"
         figures += f'<figure><img class="map" src="{uri}" alt="center {i}"><figcaption>{caption}</figcaption></figure>'
     note = f"{field.name} of each center. Blue is below, orange above the mean of all, in {found.spread}; full at 2."
-    return f'<div class="maps">{figures}</div><p class=note>{_text(note)}</p>'
+    return f'<div class="maps">{figures}</div><p class=note>{escaped(note)}</p>'
 
 
 def _heat_map(found: Found) -> str:
@@ -366,7 +363,7 @@ def _heat_map(found: Found) -> str:
     note += " Blue is below the mean, orange above."
     keys = "".join(_swatch_column(found, shown)) if len(shown) <= MOST_BUBBLES else ""
     image = f'<img class="heatmap" style="height:{ROW_PX * len(shown)}px" src="{uri}" alt="heat map">'
-    return f'<div class="rows"><div>{keys}</div>{image}</div><p class=note>{_text(note)}</p>'
+    return f'<div class="rows"><div>{keys}</div>{image}</div><p class=note>{escaped(note)}</p>'
 
 
 def _projection(found: Found, lie: Projection) -> str:
@@ -384,170 +381,3 @@ def _projection(found: Found, lie: Projection) -> str:
         "directions."
     )
     return f"{chart}<p class=note>{note}</p>"
-
-
-def _convergence(summary: Mapping[str, Any]) -> str:
-    """Draw inertia against pass, and list the passes."""
-    # Rounds of seeding have other numbers of centers, so that their inertia does not compare.
-    known = [r for r in summary["passes"] if r["inertia"] is not None and not r["title"].startswith("k-means")]
-    chart = ""
-    # Nor do the passes of several numbers of clusters.
-    if len(known) > 1 and not summary.get("sweep"):
-        x, y = (np.array([report[key] for report in known], dtype=float) for key in ("number", "inertia"))
-        chart = charts.line_chart([Line(x, y, "#0072B2", "inertia")], "pass", "inertia", whole_x=True)
-    heads = ["pass", "what for", "inertia", "center shift\u00b2", "read", "time"]
-    inertia = aligned([np.nan if report["inertia"] is None else report["inertia"] for report in summary["passes"]])
-    rows = [_pass_row(report, text) for report, text in zip(summary["passes"], inertia, strict=True)]
-    state = "Converged" if summary["converged"] else "Not converged"
-    n_iter = summary["n_iter"]
-    told = f"<p>{state} after {n_iter} iteration{'s' * (n_iter != 1)} over the data.</p>"
-    return f"{told}{chart}<details><summary>All {len(rows)} passes</summary>{_table(heads, rows, words={1})}</details>"
-
-
-def _sweep(summary: Mapping[str, Any]) -> list[str]:
-    """Show how the numbers of clusters that were tried compare, if several were."""
-    sweep = summary.get("sweep")
-    if not sweep:
-        return []
-    told = f"<p>{_text(str(sweep['reason']))}</p>"
-    drawn = "".join(f"<figure>{chart}</figure>" for chart in _score_charts(sweep))
-    note = (
-        "Dashed: the number that was taken. Where criteria differ, several numbers may serve: look at their maps too."
-    )
-    body = f'{told}<div class="charts">{drawn}</div><p class=note>{note}</p>{_score_table(sweep)}'
-    return [_section("How many clusters", body)]
-
-
-def _score_charts(sweep: Mapping[str, Any]) -> Iterator[str]:
-    """Draw the elbow, and the other scores against the number of clusters."""
-    rows = sweep["table"]
-    k = np.array([row["n_clusters"] for row in rows], dtype=np.float64)
-    for name in DRAWN_SCORES:
-        y = np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
-        if np.isfinite(y).sum() > 1:
-            line = Line(k, y, "#0072B2", name)
-            yield charts.line_chart([line], "clusters", _spaced(name), whole_x=True, mark=float(sweep["recommended"]))
-
-
-def _score_table(sweep: Mapping[str, Any]) -> str:
-    """List all scores, what was taken in bold."""
-    names = [name for name in sweep["table"][0] if any(row[name] is not None for row in sweep["table"])]
-    columns = [_score_column([row[name] for row in sweep["table"]]) for name in names]
-    rows = []
-    for row, cells in zip(sweep["table"], zip(*columns, strict=True), strict=True):
-        taken = row["n_clusters"] == sweep["recommended"]
-        rows.append([f"<b>{cell}</b>" for cell in cells] if taken else list(cells))
-    return _table(["clusters" if name == "n_clusters" else _spaced(name) for name in names], rows, words=())
-
-
-def _score_column(values: Sequence[float | bool | None]) -> list[str]:
-    """Return numbers, yes or no, or nothing."""
-    if any(isinstance(value, bool) for value in values):
-        return ["" if value is None else "yes" if value else "no" for value in values]
-    if all(isinstance(value, int) for value in values):
-        return [str(value) for value in values]
-    return aligned([np.nan if value is None else value for value in values])
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _pass_row(report: Mapping[str, Any], inertia: str) -> list[str]:
-    found = [inertia, "" if report["center_shift"] is None else short(report["center_shift"])]
-    cost = [format_bytes(report["n_bytes"]), _duration(report["elapsed_s"])]
-    return [str(report["number"]), _text(report["title"]), *found, *cost]
-
-
-def _input(summary: Mapping[str, Any]) -> str:
-    """Say what was read, and what of it was left out."""
-    config = summary["config"]
-    given = {
-        key: value for key, value in config["input"].items() if value not in (None, {}, []) and key != "storage_options"
-    }
-    lines = {key: _words(value) for key, value in given.items()}
-    lines["features scaled"] = _words(config.get("preprocess", {}).get("scale", "none"))
-    lines["samples"] = f"{summary['n_samples']:,}"
-    lines["dropped"] = f"{summary['n_dropped']:,}"
-    lines |= {f"dropped: {key}": f"{n:,}" for key, n in summary.get("dropped", {}).items() if n}
-    return _table([], [[f"<b>{_text(key)}</b>", _text(value)] for key, value in lines.items()])
-
-
-def _details(summary: Mapping[str, Any], config: str) -> str:
-    cluster = summary["config"].get("cluster", {})
-    lines = {
-        "finished": str(summary.get("finished", "")),
-        "cluster": _words(cluster.get("type", "")),
-        "machine of the driver": str(summary.get("host", "")),
-        "time": _duration(summary["elapsed_s"]),
-        "bytes read": format_bytes(summary["bytes_read"]),
-        "memory budget": format_bytes(summary["budget_bytes"]),
-        "most memory of a worker": format_bytes(summary["peak_worker_bytes"]),
-        **summary["versions"],
-    }
-    table = _table([], [[f"<b>{_text(key)}</b>", _text(str(value))] for key, value in lines.items()])
-    return f"{table}<details><summary>Configuration</summary><pre>{_text(config)}</pre></details>"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Words and tags
-
-
-def _page(title: str, body: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{STYLE}</style><script>{CHOOSER}</script></head>"
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{_text(title)}</h2>{body}</section>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] | None = None) -> str:
-    """Return a table of cells that are HTML already; columns of numbers, all but those of `words`, end at the right."""
-    is_number = [words is not None and i not in words for i in range(len(heads))]
-    kinds = [' class="n"' if right else "" for right in is_number]
-    head = "".join(f"<th{kind}>{_text(name)}</th>" for kind, name in zip(kinds, heads, strict=True))
-    # On a phone, rows become cards in which each value says what it is.
-    tags = [f'{kind} data-name="{_text(name)}"' for kind, name in zip(kinds, heads, strict=True)]
-    body = "".join(
-        f"<tr>{''.join(f'<td{tag}>{cell}</td>' for tag, cell in zip(tags or [''] * len(row), row, strict=True))}</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table>{f"<tr>{head}</tr>" if heads else ""}{body}</table></div>'
-
-
-def _text(value: str) -> str:
-    return html.escape(value)
-
-
-def _words(value: Any) -> str:
-    """Return a value of the configuration as people write it."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_words(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_words, value))
-    return str(value)
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 1e9:
-        return short(value)
-    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else short(value)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time span for people.
-
-    >>> _duration(0.5), _duration(75), _duration(7300)
-    ('0.5 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
