@@ -457,11 +457,13 @@ def check_surveyed(surveyed: Surveyed, samples: Samples, n_clusters: int) -> Non
             f"{source.describe_row(surveyed.first_bad_weight)}. Weights must be finite and at least 0."
         )
     if surveyed.n_rows < n_clusters:
-        dropped = f" ({surveyed.n_dropped:,} more were dropped as missing)" if surveyed.n_dropped else ""
-        raise DataError(
-            f"n_samples={surveyed.n_rows} should be >= n_clusters={n_clusters}{dropped}. "
-            f"Ask for fewer clusters or give more data."
-        )
+        few = f"n_samples={surveyed.n_rows} should be >= n_clusters={n_clusters}"
+        if surveyed.n_dropped:
+            raise DataError(
+                f"{few}: {surveyed.n_dropped:,} more were dropped ({surveyed.dropped}). Look at what is missing or "
+                f"masked, or ask for fewer clusters."
+            )
+        raise DataError(f"{few}. Ask for fewer clusters or give more data.")
     if not surveyed.weighted.weight > 0:
         raise DataError("All weights are 0. At least one row must have a positive weight.")
 

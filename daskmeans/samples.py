@@ -83,6 +83,9 @@ class Dropped(NamedTuple):
         """All of them."""
         return sum(self)
 
+    def __str__(self) -> str:
+        return ", ".join(f"{n:,} {reason}" for reason, n in self._asdict().items() if n)
+
     def plus(self, other: Dropped) -> Dropped:
         """Add up."""
         return Dropped(*(a + b for a, b in zip(self, other, strict=True)))

@@ -51,6 +51,13 @@ def test_masked_samples_are_minus_one_and_their_values_do_not_matter(sea, mask):
         KMeans(3).fit(open_samples(sea, mask=mask, **WORDS))
 
 
+def test_where_too_few_samples_are_left_the_error_says_what_became_of_them(sea):
+    with pytest.raises(DataError, match=r"n_samples=0 should be >= n_clusters=3: 120 more were dropped \(120 masked\)"):
+        KMeans(3).fit(open_samples(sea.assign(none=sea["sea"] * 0), mask="none", missing="drop", **WORDS))
+    with pytest.raises(DataError, match=r"\(30 masked, 1 nan, 1 infinite\)"):
+        KMeans(100).fit(open_samples(sea, mask="sea", missing="drop", **WORDS))
+
+
 def test_a_mask_of_fewer_dimensions_is_repeated_and_its_gaps_are_masked(sea):
     sea["ice"][9, 9] = 0
     opened = open_samples(sea[["ice", "west"]], mask="west", sample_dims=["y", "x"])
