@@ -22,7 +22,7 @@ from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance,
 from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES, Budget, sample_size
 from daskmeans.moments import Moments
 from daskmeans.samples import Dropped, Samples, Transform
-from daskmeans.scan import PassReport, Scanner, Step, one_blas_thread
+from daskmeans.scan import PassReport, Scanner, Step
 from daskmeans.steps import (
     FOR_PARTITION,
     Assign,
@@ -36,6 +36,7 @@ from daskmeans.steps import (
     Surveyed,
 )
 from daskmeans.transforms import Chain, Normalize, Preparation, Standardize, on_sphere
+from daskmeans.workers import one_blas_thread
 
 Init = str | npt.NDArray[Any] | Callable[..., npt.ArrayLike]
 INIT_NAMES = ("k-means||", "k-means++", "random", "random-partition")

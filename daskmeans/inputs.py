@@ -28,8 +28,9 @@ from daskmeans.labelled import open_labelled
 from daskmeans.memory import DEFAULT_PART, Budget, format_bytes, parse_bytes
 from daskmeans.moments import count_non_finite
 from daskmeans.samples import Rows, Samples, row_dtype, samples_from_array, samples_from_chunks
-from daskmeans.scan import lazy_rows, memory_of_workers
 from daskmeans.stores import OpenedStore, samples_from_zarr
+from daskmeans.tasks import lazy_rows
+from daskmeans.workers import memory_of_workers
 
 
 def resolve_budget(memory_budget: int | str | None) -> Budget:

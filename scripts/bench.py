@@ -283,7 +283,7 @@ def _fit_dask_ml(path: Path, budget: int, queue: Any) -> None:
 
 
 def _peak() -> str:
-    return format_bytes(daskmeans.scan.peak_rss_bytes())
+    return format_bytes(daskmeans.workers.peak_rss_bytes())
 
 
 @app.command()

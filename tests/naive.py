@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from daskmeans.samples import Samples
-from daskmeans.scan import FAN_IN
+from daskmeans.tasks import FAN_IN
 
 
 def scan(samples: Samples, step: Any, chunks: list[list[Any]] | None = None, per_task: int = 1) -> Any:

@@ -27,6 +27,8 @@ LAYERS = [
     {"active"},
     {"steps", "labelled", "frames", "covariance"},
     {"scan"},
+    {"tasks"},
+    {"workers"},
     {"stores", "transforms"},
     {"resolve"},
     {"blocking"},
@@ -84,9 +86,9 @@ def importers(*libraries, names=()):
     return found
 
 
-def test_only_the_scan_builds_graphs():
+def test_only_tasks_build_graphs():
     graphs = ("dask._task_spec", "dask.delayed", "dask.highlevelgraph", "dask.base", "dask")
-    assert importers(*graphs, names=("Task", "TaskRef", "List", "Delayed", "delayed", "HighLevelGraph")) == {"scan"}
+    assert importers(*graphs, names=("Task", "TaskRef", "List", "Delayed", "delayed", "HighLevelGraph")) == {"tasks"}
 
 
 def test_only_kernels_compile():

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from distributed.utils import key_split_group
 
-from daskmeans import scan as scan_module
+from daskmeans import tasks
 from daskmeans.samples import row_dtype, samples_from_array, samples_from_chunks
-from daskmeans.scan import Scanner, current_client
+from daskmeans.scan import Scanner
+from daskmeans.workers import current_client
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def counted(X, chunks):
 @pytest.mark.parametrize("n_blocks", [1, 2, 16, 17, 40, 300])
 @pytest.mark.parametrize("max_tasks", [4, 10**6])
 def test_merges_follow_a_tree_fixed_by_the_number_of_blocks(n_blocks, max_tasks, monkeypatch):
-    monkeypatch.setattr(scan_module, "MAX_TASKS", max_tasks)
+    monkeypatch.setattr(tasks, "MAX_TASKS", max_tasks)
     X = da.zeros((n_blocks, 1), chunks=1)
     pass_ = scanner(X)
     expected = naive.scan(pass_.samples, Path(), [[np.zeros((1, 1))]] * n_blocks, -(-n_blocks // max_tasks))
@@ -184,8 +185,9 @@ def test_blocks_lost_with_a_worker_are_read_again(client):
 def test_tasks_of_two_passes_are_in_no_group_together():
     # Dask's scheduler would not hand out the blocks one by one, once it has seen the tasks of some passes.
     pass_ = scanner(da.ones((300, 1), chunks=1))
-    work = scan_module._Work(pass_.samples.loader, Sum(), 0, scan_module._silent, True)
-    groups = [{key_split_group(key) for key in scan_module._Graph(pass_, work, token).tasks} for token in ("0a", "1b")]
+    work = tasks.Work(pass_.samples.loader, Sum(), False, print, True)
+    graphs = [tasks.Graph(pass_.samples, {}, work, token, fresh=False) for token in ("0a", "1b")]
+    groups = [{key_split_group(key) for key in graph.tasks} for graph in graphs]
     assert not groups[0] & groups[1]
 
 

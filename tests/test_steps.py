@@ -12,7 +12,7 @@ import naive
 import numpy as np
 import pytest
 
-from daskmeans import scan as scan_module
+from daskmeans import tasks
 from daskmeans.kernels import Stack
 from daskmeans.samples import row_dtype, samples_from_chunks
 from daskmeans.scan import Scanner
@@ -85,7 +85,7 @@ def test_the_plain_loop_gives_the_same_bits_as_dask(name, dtype, weighted):
 
 @pytest.mark.parametrize("name", steps())
 def test_blocks_that_share_a_task_give_the_same_bits_as_the_plain_loop(name, monkeypatch):
-    monkeypatch.setattr(scan_module, "MAX_TASKS", 5)
+    monkeypatch.setattr(tasks, "MAX_TASKS", 5)
     step = steps()[name]
     assert_same(scanned(step, 7), scanned(step, 7, naively=True, per_task=7))
 

@@ -148,7 +148,7 @@ def join_mpi(config: ClusterConfig) -> None:
 
 def what_is_there() -> str:
     """Say in a few words which workers the current cluster has, and how they are."""
-    from daskmeans.scan import current_client
+    from daskmeans.workers import current_client
 
     if current_client() is None:
         return "there are only threads of this process"
@@ -176,7 +176,7 @@ def all_paused() -> bool:
 
 def _found_workers() -> dict[str, dict[str, Any]] | None:
     """Return what the scheduler says of its workers; None where there is none, or it does not answer."""
-    from daskmeans.scan import current_client
+    from daskmeans.workers import current_client
 
     client = current_client()
     try:

@@ -194,7 +194,7 @@ def _shared_lock() -> AbstractContextManager[Any]:
     from dask.utils import SerializableLock
     from distributed import Lock
 
-    from daskmeans.scan import current_client
+    from daskmeans.workers import current_client
 
     lock: AbstractContextManager[Any] = SerializableLock() if current_client() is None else Lock()
     return lock

@@ -1,0 +1,90 @@
+"""Where a pass is computed: on threads of this process, or on the workers of a client."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import dask
+import dask.local
+import dask.threaded
+import distributed
+import threadpoolctl
+from dask.base import get_scheduler
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
+
+P = TypeVar("P")
+Q = TypeVar("Q")
+
+
+def current_client() -> distributed.Client | None:
+    """Return the client that Dask would compute on now, or None where it would compute in this process."""
+    owner = getattr(get_scheduler(), "__self__", None)
+    return owner if isinstance(owner, distributed.Client) else None
+
+
+def memory_of_workers() -> int:
+    """Return the bytes of memory that the workers may use: those of the current client, or this process."""
+    client = current_client()
+    if client is None:
+        return int(MEMORY_LIMIT)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [worker["memory_limit"] or MEMORY_LIMIT for worker in workers]
+    return int(sum(limits)) or int(MEMORY_LIMIT)
+
+
+@contextmanager
+def on_threads(function: Callable[[P], Q], values: Sequence[P]) -> Iterator[Iterator[Q]]:
+    """Give what `function` makes of each value, in order, computed on as many threads as Dask would use."""
+    if len(values) == 1:
+        yield map(function, values)
+        return
+    pool = ThreadPoolExecutor(_n_threads())
+    try:
+        yield pool.map(function, values)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _n_threads() -> int:
+    """Return how many threads Dask would use in this process."""
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def uses_threads() -> bool:
+    """Return whether Dask would compute in this process."""
+    return get_scheduler() in (None, dask.threaded.get, dask.local.get_sync)
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """Find the BLAS libraries of this process, those that the kernels call included."""
+    importlib.import_module("scipy.linalg.cython_blas")
+    return threadpoolctl.ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Give BLAS one thread in this process: parallelism is Dask's, and sums have the same bits on any machine."""
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limit
+
+
+@functools.cache
+def one_blas_thread_for_good() -> object:
+    """Give BLAS one thread in this process, a worker of Dask's."""
+    return one_blas_thread()
