@@ -6,16 +6,18 @@ Must not know what a Step computes, nor where tasks run.
 from __future__ import annotations
 
 import functools
+import graphlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import dask.array as da
+import distributed
 import numpy as np
 import numpy.typing as npt
-from dask._task_spec import List, Task, TaskRef
+from dask._task_spec import GraphNode, List, Task, TaskRef, convert_legacy_graph
 from dask.base import persist
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -124,11 +126,13 @@ class Graph:
     root : key of the merged result.
     new_blocks : keys of the blocks that this pass reads and that stay.
     rows : keys of the rows that the step keeps, of each task.
+    collections : whose graphs the tasks need beside them.
     """
 
     def __init__(self, samples: Samples, kept: Mapping[int, Delayed], work: Work, token: str, *, fresh: bool) -> None:
         self.samples, self.kept, self.token = samples, kept, token
-        self.tasks: dict[Key, Task] = {}
+        self.collections = samples.collections
+        self.tasks: dict[Key, Any] = {}
         self.work = TaskRef(self._add(f"work-{token}", 0, work.itself))
         n_blocks = self.samples.grid.n_blocks
         self.new_blocks: dict[int, Key] = {}
@@ -143,11 +147,13 @@ class Graph:
             self.rows = [self._add(f"rows-{token}", i, _rows_task, TaskRef(key)) for i, key in enumerate(results)]
             results = [self._add(f"result-{token}", i, result_task, TaskRef(key)) for i, key in enumerate(results)]
         self.root = self._add_merges(results)
+        if n_blocks > MAX_TASKS and not any(map(_is_annotated, self.collections)):
+            self.tasks, self.collections = _with_upstream(self.tasks, self.collections), ()
 
     def delayed(self) -> list[Delayed]:
         """Return the merged result, the new blocks and the rows, to be computed."""
         layers = HighLevelGraph.from_collections(
-            self.token, self.tasks, dependencies=[*self.samples.collections, *self.kept.values()]
+            self.token, self.tasks, dependencies=[*self.collections, *self.kept.values()]
         )
         wanted = [self.root, *self.new_blocks.values(), *self.rows]
         return [Delayed(key, layers, layer=self.token) for key in wanted]
@@ -178,6 +184,45 @@ class Graph:
     def _chunks(self, i: int) -> Any:
         """Refer to the Dask chunks that block `i` is made of."""
         return List(*(TaskRef((c.name, i, *([0] * (c.ndim - 1)))) for c in self.samples.collections))
+
+
+def _is_annotated(collection: Any) -> bool:
+    """Return whether the user has asked for where, or how, tasks of a collection run."""
+    return any(layer.annotations for layer in collection.__dask_graph__().layers.values())
+
+
+def _with_upstream(tasks: Mapping[Key, Task], collections: Sequence[Any]) -> dict[Key, Any]:
+    """Return tasks with those of the collections that they need: inside them where no other task needs these.
+
+    The scheduler is spared a task for each chunk. What several tasks need is still computed once, and what is on the
+    cluster stays there.
+    """
+    given: dict[Key, Any] = {}
+    for collection in collections:
+        given.update(collection.__dask_graph__())
+    nodes: dict[Key, GraphNode] = convert_legacy_graph(given)
+    needs = {key: nodes[key].dependencies & given.keys() if key in nodes else () for key in given}
+    owners: dict[Key, Key | None] = {}  # the only task that needs a node, directly or not; None where there are more
+
+    def claim(keys: Iterable[Key], owner: Key | None) -> None:
+        for key in keys:
+            if owners.setdefault(key, owner) != owner:
+                owners[key] = None
+
+    for key, task in tasks.items():
+        claim(task.dependencies & given.keys(), key)
+    inside: dict[Key, list[GraphNode]] = {}
+    for key in reversed(list(graphlib.TopologicalSorter(needs).static_order())):
+        if key not in owners:
+            continue
+        if isinstance(given[key], distributed.Future):
+            owners[key] = None
+        owner = owners[key]
+        claim(needs[key], owner)
+        if owner is not None:
+            inside.setdefault(owner, []).append(nodes[key])
+    fused = {key: Task.fuse(*inside.get(key, ()), task) for key, task in tasks.items()}
+    return {key: given[key] for key, owner in owners.items() if owner is None} | fused
 
 
 def groups_of(n_blocks: int) -> list[tuple[int, ...]]:

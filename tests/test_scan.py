@@ -201,3 +201,83 @@ def test_an_interrupt_ends_the_threads_of_a_pass():
     with pytest.raises(KeyboardInterrupt) as interrupt:
         Scanner(samples_from_array(np.ones((40, 2)), None, block_bytes=100)).scan(Interrupted())
     assert set(threading.enumerate()) == before, interrupt
+
+
+def noise(n_rows):
+    return da.random.default_rng(0).normal(size=(n_rows, 3), chunks=(2, 3))
+
+
+def weighted():
+    return [noise(60), da.arange(1.0, 61.0, chunks=2)]
+
+
+def overlapping():
+    X = noise(60)
+    return [X + X[::-1] - X.mean(axis=0)]
+
+
+def recut():
+    X = noise(60).rechunk((7, 2)).rechunk((3, 3))
+    return [X, X.sum(axis=1) ** 2]
+
+
+def embedded():
+    return [da.from_array(np.arange(120.0).reshape(40, 3), chunks=(1, 3))]
+
+
+def of_delayed():
+    rows = dask.delayed(np.ones)((4, 3))
+    return [da.concatenate([da.from_delayed(rows * i, (4, 3), dtype=float) for i in range(40)])]
+
+
+@dataclass(frozen=True)
+class WeightedSum(Sum):
+    def map(self, block):
+        return (block.X.T * (1 if block.weight is None else block.weight)).sum()
+
+
+@pytest.mark.parametrize("make", [weighted, overlapping, recut, embedded, of_delayed])
+@pytest.mark.parametrize("where", ["threads", "cluster", "persisted", "partly persisted"])
+@pytest.mark.parametrize("kept_bytes", [0, 10**6])
+def test_chunks_computed_inside_the_tasks_that_need_them_have_the_same_bits(
+    make, where, kept_bytes, monkeypatch, request
+):
+    if where != "threads":
+        request.getfixturevalue("client")
+    given = make()
+    if where == "persisted":
+        given = list(dask.persist(*given))
+    if where == "partly persisted":
+        given = [given[0].persist() * 2, *given[1:]]
+    blocks = [np.split(array.compute(), np.cumsum(array.chunks[0])[:-1]) for array in given]
+    monkeypatch.setattr(tasks, "MAX_TASKS", 4)
+    samples = samples_from_chunks(given, dtype=np.dtype(float))
+    expected = naive.scan(samples, WeightedSum(), list(zip(*blocks, strict=True)), -(-len(blocks[0]) // 4))
+    pass_ = Scanner(samples, kept_bytes=kept_bytes)
+    assert [pass_.scan(WeightedSum()) for _ in range(2)] == [expected] * 2
+
+
+def test_the_scheduler_has_no_task_for_each_chunk_where_there_are_very_many(monkeypatch):
+    monkeypatch.setattr(tasks, "MAX_TASKS", 4)
+    shared = dask.delayed(np.ones)((1, 1))
+    X = da.concatenate([da.from_delayed(shared + i, (1, 1), dtype=float) for i in range(100)]) + 1
+    pass_ = scanner(X)
+    work = tasks.Work(pass_.samples.loader, Sum(), False, print, True)
+    graph = tasks.Graph(pass_.samples, {}, work, "0a", fresh=False)
+    assert collections.Counter(key_split_group(key).split("-")[0] for key in graph.tasks) == {
+        "work": 1,
+        "ones": 1,
+        "map": 4,
+        "merge": 1,
+    }
+    assert not graph.collections
+
+
+def test_many_streamed_chunks_are_read_once_in_each_pass(monkeypatch):
+    monkeypatch.setattr(tasks, "MAX_TASKS", 4)
+    X, reads = counted(np.ones((40, 2)), 1)
+    pass_ = scanner(X)
+    for n in (1, 2):
+        assert pass_.scan(Sum()) == 80.0
+        assert set(reads.values()) == {n}
+    assert len(reads) == 40
