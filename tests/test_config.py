@@ -189,7 +189,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(write):
         "job.yaml:3:3: model.max_itre: unknown key; did you mean 'max_iter'?",
         (
             "job.yaml:4:1: input.store: missing; expected Path (relative to the current directory) "
-            "or URL of a Zarr store, v2 or v3, or path of a .npy file"
+            "or URL of a Zarr store, v2 or v3; or path of a .zip file with one in it, or of a .npy file"
         ),
         "--set preprocess.scale=std: preprocess.scale: expected 'none' or 'standard', got 'std'",
         "job.yaml: output: missing; expected a section with the key path",
