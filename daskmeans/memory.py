@@ -269,11 +269,6 @@ class Plan:
         return self.largest_block_rows * (2 * self.row_bytes + ROW_OVERHEAD_BYTES)
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes that stay in memory between passes, over all workers."""
-        return self.data_bytes if self.fits else 0
-
-    @property
     def fits(self) -> bool:
         """Whether the whole input is read once and kept."""
         return self.data_bytes <= self.budget.kept_bytes
