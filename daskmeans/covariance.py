@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from daskmeans.jit import Float64s
+from daskmeans.moments import means_of_both
 from daskmeans.samples import Block, Rows
 from daskmeans.transforms import Project, Standardize
 
@@ -30,16 +31,15 @@ class Scatter(NamedTuple):
     scatter: Float64s
 
     def merge(self, other: Scatter) -> Scatter:
-        """Combine two sets of rows (Chan, Golub & LeVeque 1983, for products)."""
-        total = self.weight + other.weight
-        if total == 0:
+        """Combine two sets of rows."""
+        together = means_of_both(self, other)
+        if together is None:
             return self
-        with np.errstate(invalid="ignore"):  # rows that are not finite are reported, once the pass is over
-            delta = other.mean - self.mean
-            mean = self.mean + delta * (other.weight / total)
+        weight, mean, apart, share = together
+        with np.errstate(invalid="ignore"):
             scatter = self.scatter + other.scatter
-            scatter += np.outer(delta, delta * (self.weight * other.weight / total))
-        return Scatter(total, mean, scatter)
+            scatter += np.outer(apart, apart * share)
+        return Scatter(weight, mean, scatter)
 
 
 @dataclass(frozen=True)

@@ -579,18 +579,20 @@ def _second_sq_dist(
 
 
 def freeze(
-    gap: Float64s, labels: npt.NDArray[np.int32], stack: Stack, threshold: Float64s, u: Float64s
+    gap: Float64s, labels: npt.NDArray[np.int32], stack: Stack, threshold: Float64s, most: Float64s, u: Float64s
 ) -> tuple[Float64s, Float64s]:
     """Divide rows into active ones, whose gap is below the threshold of their cluster, and frozen ones.
 
-    Of the frozen rows a sample stands for all: each with probability ``(threshold / gap)^2``, and with the inverse as
-    its factor, since the smaller its gap the sooner a row can change cluster. What a row is for one of the models it
-    is for all: active if it is for any, else in the sample with the largest of the probabilities.
+    Of the frozen rows a sample stands for all: each with probability ``min(most, (threshold / gap)^2)``, and with the
+    inverse as its factor, since the smaller its gap the sooner a row can change cluster. Of a model whose `most` is
+    below 1 no row is active. What a row is for one of the models it is for all: active if it is for any, else in the
+    sample with the largest of the probabilities.
 
     Parameters
     ----------
     gap, labels : (n_models, n_rows).
     threshold : (n_centers,).
+    most : (n_models,).
     u : (n_rows,) uniform random numbers; empty to sample none.
 
     Returns
@@ -600,23 +602,25 @@ def freeze(
     """
     factor = np.empty(gap.shape[1])
     smallest_gap = np.full(len(threshold), np.inf)
-    _freeze(gap, labels, stack.starts, threshold, u, factor, smallest_gap)
+    _freeze(gap, labels, stack.starts, threshold, most, u, factor, smallest_gap)
     return factor, smallest_gap
 
 
 @jit
-def _freeze(gap: Any, labels: Any, starts: Any, threshold: Any, u: Any, factor: Any, smallest_gap: Any) -> None:
+def _freeze(
+    gap: Any, labels: Any, starts: Any, threshold: Any, most: Any, u: Any, factor: Any, smallest_gap: Any
+) -> None:
     n_models = gap.shape[0]
     for i in range(gap.shape[1]):
         chance = 0.0
-        active = False
         for m in range(n_models):
             limit = threshold[starts[m] + labels[m, i]]
-            active |= gap[m, i] < limit
-            if gap[m, i] > 0:
-                chance = max(chance, (limit / gap[m, i]) ** 2)
+            if gap[m, i] < limit:
+                chance = max(chance, most[m])
+            elif limit > 0:
+                chance = max(chance, min(most[m], (limit / gap[m, i]) ** 2))
         factor[i] = 1.0
-        if not active:
+        if chance < 1:
             factor[i] = 1.0 / chance if len(u) and u[i] < chance else 0.0
             for m in range(n_models):
                 c = starts[m] + labels[m, i]

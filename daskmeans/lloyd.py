@@ -60,12 +60,12 @@ class Method:
 PLAIN = Method()
 BOUNDED = Method(bounded=True)
 
-# A look-ahead ends when it is quieter than the tolerance by this factor, after this many updates, or where it has
-# closed more than `Model.trust` times the smallest gap of a frozen row. Measured on image patches (k = 16, 64),
-# overlapping blobs (k = 64) and noise; without an end to the trust every second look-ahead was rejected at k = 64.
+# A look-ahead ends when it is quieter than the tolerance by this factor, or after this many updates.
 AHEAD_QUIETER = 0.1
-FARTHEST_AHEAD = 100
-FIRST_TRUST, LEAST_TRUST, MOST_TRUST = 4.0, 1.5, 32.0
+FARTHEST_AHEAD = 300
+
+# After a look-ahead that a full pass has rejected the next may go this part of its way.
+LESS_FAR = 0.25
 
 
 @dataclass
@@ -84,7 +84,8 @@ class Model:
     means : (n_clusters, n_features) float64, of the rows of these very centers, where they are known.
     retreat : (n_clusters, n_features) float64, while `centers` are ahead of what is certain: the last ones that are,
         and what a full pass at the centers ahead must better: `inertia_to_better`.
-    trust : how far a look-ahead may go, in smallest gaps of frozen rows: doubled by success, halved by failure.
+    reach : (n_clusters,) float64, by how much the last look-ahead has moved each center: the next will go about as far;
+        None before the first.
     """
 
     centers: Float64s
@@ -97,7 +98,7 @@ class Model:
     means: Float64s | None = None
     retreat: Float64s | None = None
     inertia_to_better: float = np.inf
-    trust: float = FIRST_TRUST
+    reach: Float64s | None = None
 
     @property
     def total_inertia(self) -> float:
@@ -119,12 +120,12 @@ class Model:
         """Return from where nothing vouched for the centers: a full pass found them to be no better."""
         assert self.retreat is not None
         self.centers, self.retreat = self.retreat, None
-        self.trust = max(LEAST_TRUST, self.trust / 2)
+        if self.reach is not None:
+            self.reach = LESS_FAR * self.reach
 
     def go_on(self) -> None:
         """Go on from where the centers are: a full pass vouches for them."""
-        if self.retreat is not None:
-            self.trust, self.retreat = min(MOST_TRUST, 2 * self.trust), None
+        self.retreat = None
 
     def settle(self, found: Assigned) -> None:
         """Take over what assigning the rows to these very centers has found."""
@@ -212,11 +213,12 @@ def _assigned(
     """Assign all rows, and keep the active ones of the `models`, the first ones of the stack, where they pay."""
     assign, choice = Assign(stack, offset), method.choice
     of_models = Stack.of([model.centers for model in models])
-    threshold = None if choice is None else choice.threshold(of_models, offset, [model.shift for model in models])
-    if choice is None or threshold is None:
+    moves = [model.reach if method.look_ahead else model.shift for model in models]
+    chances = None if choice is None else choice.chances(of_models, offset, moves)
+    if choice is None or chances is None:
         return split(scanner.scan(assign, "iteration"), stack), None
-    threshold = np.append(threshold, np.zeros(len(stack.centers) - len(threshold)))
-    step = AssignAndKeep(assign, threshold, method.seed, purpose if choice.sampled else None)
+    chances = chances.and_none_of(len(stack.centers) - len(of_models.centers), stack.n_models - len(models))
+    step = AssignAndKeep(assign, chances, method.seed, purpose if choice.sampled else None)
     frozen, rows = scanner.scan_and_keep(step, "iteration")
     found = split(frozen.assigned, stack)
     anchors = [
@@ -239,12 +241,13 @@ def iteration(anchor: Anchor, model: Model, stop: Stop, method: Method, dtype: n
     elif method.look_ahead and model.n_iter < stop.max_iter:
         ahead = Model(model.centers)
         quiet = replace(stop, max_iter=FARTHEST_AHEAD, sq_shift=AHEAD_QUIETER * stop.sq_shift)
-        while not ahead.converged and ahead.n_iter < FARTHEST_AHEAD and anchor.closed(ahead.centers) < model.trust:
+        while not ahead.converged and ahead.n_iter < FARTHEST_AHEAD and anchor.is_near(ahead.centers, model.reach):
             found = yield ahead.centers
             if not (found.counts > 0).all():
                 break
             advance(ahead, found, quiet, dtype)
         model.go_ahead(ahead.centers, to_better=float(anchor.found.inertia.sum()))
+        model.reach = anchor.moves(ahead.centers)
 
 
 def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> None:

@@ -5,7 +5,7 @@ Must not know of Dask, Zarr or files.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +14,32 @@ from daskmeans.samples import Rows
 
 # Rows whose sums are taken before they are merged: they stay in the cache for the second sweep.
 TILE_ROWS = 256
+
+
+class HasMean(Protocol):
+    """Rows of which the weight and the mean are known."""
+
+    @property
+    def weight(self) -> float:
+        """Total weight."""
+
+    @property
+    def mean(self) -> Float64s:
+        """(n_features,) float64."""
+
+
+def means_of_both(left: HasMean, right: HasMean) -> tuple[float, Float64s, Float64s, float] | None:
+    """Return weight and mean of two sets of rows, how far apart their means are, and what squares of that count.
+
+    To the sums of squared deviations, or of products, the two means add their distance squared times that factor (Chan,
+    Golub & LeVeque 1983, eq. 1.5). None where nothing has weight.
+    """
+    total = left.weight + right.weight
+    if total == 0:
+        return None
+    with np.errstate(invalid="ignore"):  # rows that are not finite are reported, once the pass is over
+        apart = right.mean - left.mean
+        return total, left.mean + apart * (right.weight / total), apart, left.weight * right.weight / total
 
 
 class Moments(NamedTuple):
@@ -31,15 +57,13 @@ class Moments(NamedTuple):
     sq_dev: Float64s
 
     def merge(self, other: Moments) -> Moments:
-        """Combine two sets of rows (Chan, Golub & LeVeque 1983, eq. 1.5)."""
-        total = self.weight + other.weight
-        if total == 0:
+        """Combine two sets of rows."""
+        together = means_of_both(self, other)
+        if together is None:
             return self
-        with np.errstate(invalid="ignore"):  # rows that are not finite are reported, once the pass is over
-            delta = other.mean - self.mean
-            mean = self.mean + delta * (other.weight / total)
-            sq_dev = self.sq_dev + other.sq_dev + delta**2 * (self.weight * other.weight / total)
-        return Moments(total, mean, sq_dev)
+        weight, mean, apart, share = together
+        with np.errstate(invalid="ignore"):
+            return Moments(weight, mean, self.sq_dev + other.sq_dev + apart**2 * share)
 
     @property
     def variance(self) -> Float64s:

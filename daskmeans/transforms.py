@@ -7,14 +7,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from daskmeans import kernels
 from daskmeans.errors import RowError
 from daskmeans.jit import Float64s
-from daskmeans.moments import Moments
+from daskmeans.moments import TILE_ROWS, Moments
 from daskmeans.samples import Rows, Transform
 
 # How far the mean of equal numbers may be from them, relatively: so many are added up before sums merge.
-MEAN_ROUNDING = kernels.TILE_ROWS * np.finfo(np.float64).eps
+MEAN_ROUNDING = TILE_ROWS * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)

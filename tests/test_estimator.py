@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import pickle
-import threading
 import zipfile
 
 import dask
@@ -13,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from counting import counted
 from sklearn.base import clone
 from sklearn.cluster import KMeans as ScikitKMeans
 from sklearn.cluster import kmeans_plusplus
@@ -33,18 +32,6 @@ def four_clusters(rng):
 
 def lazily(X, chunks=100):
     return da.from_array(X, chunks=(chunks, X.shape[1]))
-
-
-def counted(X, chunks):
-    """A Dask array of the rows of `X` that counts how often each of its chunks is computed."""
-    reads, lock = collections.Counter(), threading.Lock()
-
-    def read(rows, block_info=None):
-        with lock:
-            reads[block_info[0]["chunk-location"][0]] += 1
-        return rows.copy()
-
-    return lazily(X, chunks).map_blocks(read, dtype=X.dtype, meta=np.empty((0, 0))), reads
 
 
 # ---------------------------------------------------------------------------------------------------------------------

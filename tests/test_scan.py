@@ -12,6 +12,7 @@ import dask.array as da
 import naive
 import numpy as np
 import pytest
+from counting import counted
 from distributed.utils import key_split_group
 
 from daskmeans import tasks
@@ -60,19 +61,6 @@ class Fail:
 
 def scanner(X, **kwargs):
     return Scanner(samples_from_chunks([X], dtype=row_dtype(X.dtype)), **kwargs)
-
-
-def counted(X, chunks):
-    """A Dask array of the rows of `X` that counts how often each of its chunks is computed."""
-    reads, lock = collections.Counter(), threading.Lock()
-
-    def read(rows, block_info=None):
-        with lock:
-            reads[block_info[0]["chunk-location"][0]] += 1
-        return rows.copy()
-
-    lazy = da.from_array(X, chunks=(chunks, X.shape[1])).map_blocks(read, dtype=X.dtype, meta=np.empty((0, 0)))
-    return lazy, reads
 
 
 @pytest.mark.parametrize("n_blocks", [1, 2, 16, 17, 40, 300])

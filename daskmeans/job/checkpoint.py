@@ -30,7 +30,7 @@ from daskmeans.lloyd import Model, State
 from daskmeans.scan import PassReport, Scanner
 from daskmeans.steps import Surveyed
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".checkpoint"
 
 # One to go on from, and one in case that the disk damages it.
