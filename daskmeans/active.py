@@ -176,11 +176,7 @@ class Choice:
         def holds(scales: Float64s) -> bool:
             return bool(kept(scales[:, None]).max(axis=0).mean() <= most)
 
-        def alone(m: int) -> float:
-            return _largest(lambda scale: holds(scale * (np.arange(n_models) == m)))
-
-        scales = np.array([alone(m) for m in range(n_models)])
-        return scales if n_models == 1 else scales * _largest(lambda part: part <= 1 and holds(part * scales))
+        return np.full(n_models, _largest(lambda scale: holds(np.full(n_models, scale))))
 
 
 def _largest(holds: Callable[[float], bool]) -> float:
@@ -255,8 +251,14 @@ class Anchor(NamedTuple):
         the same bits.
         """
         full, moved = self.found, centers - self.centers
-        sums = full.sums + (now.sums - then.sums)
-        counts = full.counts + (now.counts - then.counts)
+        if self.closed(centers) < 1:
+            sums = full.sums + (now.sums - then.sums)
+            counts = full.counts + (now.counts - then.counts)
+        else:
+            left = np.ones(len(then.counts))
+            np.divide(now.counts, then.counts, out=left, where=now.counts < then.counts)
+            sums = now.sums + left[:, None] * (full.sums - then.sums)
+            counts = now.counts + left * (full.counts - then.counts)
         # What is neither active nor in the sample; less than nothing where the sample stands for more than there is.
         frozen_sums, frozen_counts = full.sums - then.sums, full.counts - then.counts
         # sum w |x - c|^2 = sum w |x - c0|^2 - 2 (c - c0) . sum w (x - c0) + |c - c0|^2 sum w
