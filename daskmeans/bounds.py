@@ -80,7 +80,7 @@ class Bounded:
         # sum w |x - c|^2 = sum w |x - o|^2 - 2 (c - o) . sum w (x - o) + |c - o|^2 sum w
         deviation = sums - counts[:, None] * offset
         inertia = sq_dev - 2 * (moved * deviation).sum(axis=1) + counts * (moved**2).sum(axis=1)
-        return Assigned(sums, np.where(members > 0, counts, 0.0), np.maximum(0.0, inertia), [], [])
+        return Assigned(sums, np.where(members > 0, counts, 0.0), np.maximum(0.0, inertia), None, [])
 
 
 @dataclass(frozen=True)

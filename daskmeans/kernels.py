@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from daskmeans.cells import add_to_cells, add_to_clusters, groups, no_rows
 from daskmeans.jit import NO_WEIGHT, Float64s, Int64s, jit, read_only
 from daskmeans.samples import Rows
 
@@ -155,6 +156,7 @@ def assign(
         stack.centers,
         stack.starts,
         *stack.expanded(offset, X.dtype),
+        np.arange(n_models + 1) if with_sq_dist else groups(stack.starts, n_rows, n_features),
         *result,
     )
     return result
@@ -179,6 +181,7 @@ def _assign(
     offset: Any,
     factors: Any,
     sq_norms: Any,
+    groups: Any,
     sums: Any,
     counts: Any,
     inertia: Any,
@@ -196,10 +199,12 @@ def _assign(
     scores = np.empty((n_centers, size), X.dtype)
     best = np.empty(size, X.dtype)
     second = np.empty(size, X.dtype)
-    label = np.empty(size, np.int32)
+    label = np.empty((len(starts) - 1, size), np.int32)
     sq_norm = np.zeros(size, X.dtype)
     bound = np.empty(size, X.dtype)
-    dist = np.empty(size)
+    dist = np.empty(size)  # at most, where a model shares cells with others
+    cell = np.empty(size, np.int64)
+    cells = [no_rows(_n_cells(starts[groups[g] : groups[g + 1] + 1]), d) for g in range(len(groups) - 1)]
     # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
     rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
 
@@ -208,30 +213,67 @@ def _assign(
         block = X[begin : begin + rows]
         _shift_tile(block, offset, tile, sq_norm)
         np.dot(factors, tile.T, scores)
-        for m in range(len(starts) - 1):
-            first, last = starts[m], starts[m + 1]
-            largest = 2 * sq_norms[first:last].max()
-            for t in range(size):
-                bound[t] = rounding * (sq_norm[t] + largest)
-            _two_smallest(scores[first:last], sq_norms[first:last], best, second, label)
-            _settle_ties(
-                block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, label
-            )
-            _add_up(block, weight[begin : begin + rows], centers, label, first, sums, counts, inertia, dist)
-            far = far_sq_dist[first:last]
-            if dist[:rows].max() > far[0]:
-                for t in range(rows):
-                    i = begin + t
-                    if dist[t] > far[0] and (len(weight) == 0 or weight[i] > 0):
-                        _replace_smallest(far, far_row[first:last], far_label[first:last], dist[t], i, label[t])
-            if labels.shape[1]:
-                labels[m, begin : begin + rows] = label[:rows]
-            if sq_dist.shape[1]:
-                sq_dist[m, begin : begin + rows] = dist[:rows]
-            if gap.shape[1]:
-                for t in range(rows):
-                    reached = max(0.0, np.float64(second[t]) + np.float64(sq_norm[t]) - np.float64(bound[t]))
-                    gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
+        w = weight[begin : begin + rows]
+        for g in range(len(cells)):
+            alone = groups[g + 1] - groups[g] == 1
+            for m in range(groups[g], groups[g + 1]):
+                first, last, own = starts[m], starts[m + 1], label[m]
+                largest = 2 * sq_norms[first:last].max()
+                for t in range(size):
+                    bound[t] = rounding * (sq_norm[t] + largest)
+                _two_smallest(scores[first:last], sq_norms[first:last], best, second, own)
+                _settle_ties(
+                    block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, own
+                )
+                if alone:
+                    _add_up(block, w, centers, own, first, sums, counts, inertia, dist)
+                else:
+                    for t in range(rows):
+                        most = np.float64(best[t]) + np.float64(sq_norm[t]) + np.float64(bound[t])
+                        dist[t] = max(0.0, most) if most < np.inf else _sq_dist(block[t], centers[first + own[t]])
+                far = far_sq_dist[first:last]
+                if not dist[:rows].max() <= far[0]:
+                    for t in range(rows):
+                        if not dist[t] <= far[0] and (len(w) == 0 or w[t] > 0):
+                            exact = dist[t] if alone else _sq_dist(block[t], centers[first + own[t]])
+                            if exact > far[0]:
+                                heap = far, far_row[first:last], far_label[first:last]
+                                _replace_smallest(*heap, exact, begin + t, own[t])
+                if labels.shape[1]:
+                    labels[m, begin : begin + rows] = own[:rows]
+                if sq_dist.shape[1]:
+                    sq_dist[m, begin : begin + rows] = dist[:rows]
+                if gap.shape[1]:
+                    for t in range(rows):
+                        reached = max(0.0, np.float64(second[t]) + np.float64(sq_norm[t]) - np.float64(bound[t]))
+                        gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
+            if not alone:
+                of_group = slice(groups[g], groups[g + 1])
+                add_to_cells(block, w, label[of_group], starts[groups[g] : groups[g + 1] + 1], cells[g], cell)
+    for g in range(len(cells)):
+        if groups[g + 1] - groups[g] > 1:
+            add_to_clusters(cells[g], starts[groups[g] : groups[g + 1] + 1], centers, sums, counts, inertia)
+
+
+@jit
+def _n_cells(starts: Any) -> int:
+    """Return how many cells the clusters of some models have; none where there is one model."""
+    if len(starts) == 2:
+        return 0
+    n_cells = 1
+    for m in range(len(starts) - 1):
+        n_cells *= starts[m + 1] - starts[m]
+    return n_cells
+
+
+@jit
+def _sq_dist(x: Any, center: Any) -> float:
+    """Return the squared distance of a row to a center."""
+    total = 0.0
+    for f in range(len(x)):
+        dev = np.float64(x[f]) - center[f]
+        total += dev * dev
+    return total
 
 
 @jit
@@ -308,10 +350,7 @@ def _nearest(x: Any, centers: Any, sq_norms: Any, scores: Any, reach: Any) -> in
     smallest = np.inf
     for j in range(len(centers)):
         if not sq_norms[j] + scores[j] > reach:
-            dist = 0.0
-            for f in range(len(x)):
-                dev = np.float64(x[f]) - centers[j, f]
-                dist += dev * dev
+            dist = _sq_dist(x, centers[j])
             if dist < smallest:
                 smallest = dist
                 nearest = j

@@ -284,7 +284,8 @@ def updated_centers(
     """
     sums, counts = found.sums.copy(), found.counts.copy()
     if not (counts > 0).all():
-        _move_empty(sums, counts, found.far[0])
+        assert found.far is not None
+        _move_empty(sums, counts, found.far)
     updated = centers.copy()
     full = counts > 0
     means = sums[full] / counts[full, None]

@@ -220,31 +220,44 @@ class Survey:
 
 
 class Far(NamedTuple):
-    """The rows of one model farthest from their centers, farthest first.
+    """The rows farthest from their centers, model after model, farthest first.
 
     Attributes
     ----------
+    model : (n_far,) int64, whose centers they are far from.
     sq_dist : (n_far,) float64, unweighted.
     label : (n_far,) int32, the cluster each lies in.
     rows : the rows.
     """
 
+    model: npt.NDArray[np.int64]
     sq_dist: Float64s
     label: npt.NDArray[np.int32]
     rows: RowSet
 
-    def farthest(self, n: int) -> Far:
-        """Return the `n` farthest; of equal ones those with the lowest row ids."""
-        order = np.lexsort((self.rows.row_ids, -self.sq_dist))[:n]
-        return Far(self.sq_dist[order], self.label[order], self.rows.take(order))
+    def take(self, places: npt.NDArray[Any]) -> Far:
+        """Return those at some places."""
+        return Far(self.model[places], self.sq_dist[places], self.label[places], self.rows.take(places))
 
-    def merge(self, other: Far, n: int) -> Far:
-        """Return the `n` farthest of both."""
+    def farthest(self, n: npt.NDArray[np.int64]) -> Far:
+        """Return the farthest of each model, `n` (n_models,); of equal ones those with the lowest row ids."""
+        order = np.lexsort((self.rows.row_ids, -self.sq_dist, self.model))
+        model = self.model[order]
+        rank = np.arange(len(order)) - np.searchsorted(model, model)
+        return self.take(order[rank < n[model]])
+
+    def merge(self, other: Far, n: npt.NDArray[np.int64]) -> Far:
+        """Return the farthest of both."""
         return Far(
+            np.concatenate([self.model, other.model]),
             np.concatenate([self.sq_dist, other.sq_dist]),
             np.concatenate([self.label, other.label]),
             RowSet.concatenate([self.rows, other.rows]),
         ).farthest(n)
+
+    def of_model(self, m: int) -> Far:
+        """Return those of one model."""
+        return self.take(np.flatnonzero(self.model == m))
 
 
 class Assigned(NamedTuple):
@@ -255,14 +268,14 @@ class Assigned(NamedTuple):
     sums : (n_centers, n_features) float64, weighted sums of the rows of each cluster.
     counts : (n_centers,) float64, their weights.
     inertia : (n_centers,) float64, their weighted squared distances.
-    far : for each model, as many rows as it has clusters: where empty clusters move to.
+    far : for each model as many rows as it has clusters: where empty clusters move to; None where none is empty.
     outputs : what the sink returned for each block, in order.
     """
 
     sums: Float64s
     counts: Float64s
     inertia: Float64s
-    far: list[Far]
+    far: Far | None
     outputs: list[Any]
 
 
@@ -310,31 +323,33 @@ class Assign:
         outputs = []
         if self.sink is not None:
             outputs.append(self._hand_over(self.sink, block, found.labels[self.sink_model]))
-        far = [self._far(block, found, m) for m in range(self.stack.n_models)]
-        return Assigned(found.sums, found.counts, found.inertia, far, outputs)
+        return Assigned(found.sums, found.counts, found.inertia, self._far(block, found), outputs)
 
     def _hand_over(self, sink: Sink, block: Block, labels: npt.NDArray[np.int32]) -> Any:
         if isinstance(sink, RowSink):
             return sink.put_rows(block, labels, self.stack.centers[self.stack.of_model(self.sink_model)])
         return sink.put(block.region, block.on_grid(labels, -1))
 
-    def _far(self, block: Block, found: kernels.Assignment, m: int) -> Far:
-        own = self.stack.of_model(m)
-        filled = found.far_sq_dist[own] >= 0
-        return Far(
-            found.far_sq_dist[own][filled],
-            found.far_label[own][filled],
-            RowSet.of(block, found.far_row[own][filled]),
-        ).farthest(own.stop - own.start)
+    @property
+    def _n_clusters(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.stack.starts)
+
+    def _far(self, block: Block, found: kernels.Assignment) -> Far:
+        filled = np.flatnonzero(found.far_sq_dist >= 0)
+        model = np.repeat(np.arange(self.stack.n_models), self._n_clusters)
+        rows = RowSet.of(block, found.far_row[filled])
+        far = Far(model[filled], found.far_sq_dist[filled], found.far_label[filled], rows)
+        return far.farthest(self._n_clusters)
 
     def merge(self, left: Assigned, right: Assigned) -> Assigned:
         """Add up."""
-        n_clusters = np.diff(self.stack.starts)
+        assert left.far is not None
+        assert right.far is not None
         return Assigned(
             left.sums + right.sums,
             left.counts + right.counts,
             left.inertia + right.inertia,
-            [a.merge(b, int(n)) for a, b, n in zip(left.far, right.far, n_clusters, strict=True)],
+            left.far.merge(right.far, self._n_clusters),
             left.outputs + right.outputs,
         )
 
@@ -346,7 +361,7 @@ class Assign:
 def split(found: Assigned, stack: Stack) -> list[Assigned]:
     """Return the part of each model of the stack."""
     return [
-        Assigned(found.sums[own], found.counts[own], found.inertia[own], [found.far[m]], [])
+        Assigned(found.sums[own], found.counts[own], found.inertia[own], found.far and found.far.of_model(m), [])
         for m, own in ((m, stack.of_model(m)) for m in range(stack.n_models))
     ]
 

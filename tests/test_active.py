@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import weakref
 from dataclasses import dataclass
@@ -98,21 +99,22 @@ def test_look_ahead_ends_in_a_fixed_point_of_plain_iteration(problem):
 
 
 def test_both_take_fewer_passes_where_clusters_overlap():
-    rng = np.random.default_rng(0)
-    centers = rng.normal(size=(12, 4)) * 2
-    X = centers[rng.integers(12, size=20_000)] + rng.normal(size=(20_000, 4))
-    problem = Problem(X, None, X[:12], (0, 7_000, 20_000), 1e-4, 0.1)
-    passes = {}
-    for name, method in {
-        "plain": PLAIN,
-        "exact": Method(Choice(X, 0.1, sampled=False)),
-        "ahead": Method(Choice(X, 0.1, sampled=True), look_ahead=True),
-    }.items():
-        scanner, model = problem.solve(method)
-        passes[name] = scanner.n_passes
-        assert model.converged
+    passes = collections.Counter()
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        centers = rng.normal(size=(12, 4)) * 2
+        X = centers[rng.integers(12, size=20_000)] + rng.normal(size=(20_000, 4))
+        problem = Problem(X, None, X[:12], (0, 7_000, 20_000), 1e-4, 0.1)
+        for name, method in {
+            "plain": PLAIN,
+            "exact": Method(Choice(X, 0.1, sampled=False)),
+            "ahead": Method(Choice(X, 0.1, sampled=True), look_ahead=True),
+        }.items():
+            scanner, model = problem.solve(method)
+            passes[name] += scanner.n_passes
+            assert model.converged
     assert passes["exact"] < passes["plain"]
-    assert passes["ahead"] <= passes["plain"] / 3
+    assert passes["ahead"] <= passes["plain"] / 4
 
 
 def test_active_rows_are_gone_before_the_next_pass_keeps_others():
@@ -132,7 +134,7 @@ def test_active_rows_are_gone_before_the_next_pass_keeps_others():
     method = Method(Choice(X, 0.2, sampled=True), look_ahead=True)
     with dask.config.set(scheduler="synchronous"):
         lloyd(scanner, State(models), Stop(500, 1e-6), X.mean(axis=0), method)
-    assert len(kept) > 3 * 2 * 30
+    assert len(kept) >= 3 * 2 * 30
 
 
 def test_the_largest_other_shift_is_that_of_any_other_center():

@@ -33,6 +33,7 @@ LAYERS = [
     {"resolve"},
     {"blocking"},
     {"gridded", "handles", "kernels", "moments", "philox"},
+    {"cells"},
     {"jit"},
     {"ome", "nodes"},
     {"samples"},

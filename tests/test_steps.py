@@ -142,7 +142,7 @@ def test_survey_by_hand():
 def test_assign_finds_the_farthest_rows_of_all_blocks():
     X, weight = data()
     expected = naive.assign(X, weight, X[:4])
-    far = scanned(Assign(Stack.of([X[:4]]), np.zeros(D)), 11).far[0]
+    far = scanned(Assign(Stack.of([X[:4]]), np.zeros(D)), 11).far
     order = np.argsort(-np.where(weight > 0, expected.sq_dist, -1), kind="stable")[:4]
     assert far.rows.row_ids.tolist() == order.tolist()
     np.testing.assert_array_equal(far.label, expected.labels[order])
@@ -151,7 +151,7 @@ def test_assign_finds_the_farthest_rows_of_all_blocks():
 def test_the_farthest_of_equal_rows_is_the_first():
     X = np.array([[0.0], [1.0], [1.0], [1.0]])
     samples = samples_from_chunks([da.from_array(X, chunks=(3, 1))], dtype=X.dtype)
-    far = Scanner(samples).scan(Assign(Stack.of([np.array([[0.0], [9.0]])]), np.zeros(1))).far[0]
+    far = Scanner(samples).scan(Assign(Stack.of([np.array([[0.0], [9.0]])]), np.zeros(1))).far
     assert far.sq_dist.tolist() == [1.0, 1.0]
     assert far.rows.row_ids[0] == 1
 

@@ -1,0 +1,74 @@
+"""Cells: the sums of several models, taken together, are those of each alone."""
+
+import numpy as np
+import pytest
+
+from daskmeans import cells, kernels
+from daskmeans.cells import groups
+from daskmeans.kernels import Stack, assign
+
+
+def both(X, weight, models):
+    """Assign rows to the models together by cells, and by each alone; the results side by side, model by model."""
+    stack, offset = Stack.of(models), X.mean(axis=0, dtype=np.float64)
+    assert len(groups(stack.starts, *X.shape)) < len(models) + 1, "no models share cells"
+    together = assign(X, weight, stack, offset, with_labels=True, with_gap=True)
+    for m, centers in enumerate(models):
+        alone = assign(X, weight, Stack.of([centers]), offset, with_labels=True, with_gap=True)
+        own = stack.of_model(m)
+        np.testing.assert_array_equal(together.labels[m], alone.labels[0])
+        yield {name: (getattr(together, name)[own], getattr(alone, name)) for name in together._fields[:6]}
+        assert (together.gap[m] <= alone.gap[0]).all()
+        assert together.gap[m] == pytest.approx(alone.gap[0], abs=2e-2 * np.abs(X - offset).max())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("far", "size"), [(0.0, 1.0), (1000.0, 1.0), (1000.0, 1e-2)])
+def test_models_together_get_what_each_gets_alone(rng, weighted, dtype, far, size):
+    centers = rng.normal(size=(5, 3)) + far
+    X = (centers[rng.integers(5, size=3000)] + size * rng.normal(size=(3000, 3))).astype(dtype)
+    weight = rng.integers(0, 3, size=len(X)).astype(np.float64) if weighted else None
+    models = [X[rng.integers(len(X), size=k)].astype(np.float64) for k in (2, 5, 3, 8)]
+    for values in both(X, weight, models):
+        for name in ("sums", "counts", "inertia"):
+            np.testing.assert_allclose(*values[name], rtol=1e-12, err_msg=name)
+        for name in ("far_sq_dist", "far_row", "far_label"):
+            np.testing.assert_array_equal(*values[name], err_msg=name)
+
+
+def test_rows_on_their_centers_have_no_inertia_at_all(rng):
+    points = rng.normal(size=(4, 3)) * 1e3
+    X = points[rng.integers(4, size=2000)]
+    found = assign(X, None, Stack.of([points, points[::-1], points[:2]]), np.zeros(3))
+    assert (found.inertia[:8] == 0).all()
+    assert (found.inertia[8:] > 0).all()
+
+
+def test_groups_are_as_large_as_their_cells_are_few():
+    starts = np.array([0, 2, 5, 9, 14])  # 2, 3, 4 and 5 clusters
+    assert groups(starts, 10**6, 4).tolist() == [0, 4]
+    assert groups(starts, 24 * cells.ROWS_PER_CELL, 4).tolist() == [0, 3, 4]
+    assert groups(starts, 24 * cells.ROWS_PER_CELL - 1, 4).tolist() == [0, 2, 4]
+    assert groups(starts, 0, 4).tolist() == [0, 1, 2, 3, 4]
+    assert groups(np.array([0, 10**6, 10**6 + 2]), 10**9, 4).tolist() == [0, 1, 2]
+
+
+def test_compiled_sums_equal_their_python_source(rng, monkeypatch):
+    X = rng.integers(0, 5, size=(200, 2)).astype(np.float64)
+    weight = rng.integers(0, 3, size=200).astype(np.float64)
+    stack = Stack.of([rng.integers(0, 5, size=(k, 2)).astype(np.float64) for k in (2, 3, 2)])
+    compiled = assign(X, weight, stack, np.zeros(2))
+    for name in ("_assign", "_n_cells", "_sq_dist", "no_rows", "add_to_cells", "add_to_clusters"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+    plain = assign(X, weight, stack, np.zeros(2))
+    for a, b in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_rows_whose_squares_overflow_float32_are_as_certain_together():
+    X = np.repeat(np.array([[2e20, 0], [-3e20, 0], [1e20, 0]], dtype=np.float32), 200, axis=0)
+    models = [X[[0, 200]].astype(np.float64), X[[0, 200, 400]].astype(np.float64)]
+    for values in both(X, None, models):
+        np.testing.assert_allclose(*values["inertia"])
+        np.testing.assert_array_equal(*values["far_sq_dist"])
