@@ -33,7 +33,7 @@ from daskmeans.steps import Assign, Assigned, split
 # share of the mean shift.
 RESTLESS = 0.1
 
-# More active rows than this share of all cost more arithmetic than they save.
+# More active rows than this share of all cost more arithmetic than they save, but to look ahead, where they save reads.
 MOST_ACTIVE = 0.25
 
 # The gap of a row with no second center, as a number to reckon with.
@@ -171,7 +171,7 @@ class Choice:
 
         `kept` is given the scales, (n_models, 1).
         """
-        most = min(MOST_ACTIVE, self.share)
+        most = self.share if self.sampled else min(MOST_ACTIVE, self.share)
 
         def holds(scales: Float64s) -> bool:
             return bool(kept(scales[:, None]).max(axis=0).mean() <= most)
