@@ -230,12 +230,12 @@ def _assign(
                 else:
                     for t in range(rows):
                         most = np.float64(best[t]) + np.float64(sq_norm[t]) + np.float64(bound[t])
-                        dist[t] = max(0.0, most) if most < np.inf else _sq_dist(block[t], centers[first + own[t]])
+                        dist[t] = max(0.0, most) if most < np.inf else sq_dist_to(block[t], centers[first + own[t]])
                 far = far_sq_dist[first:last]
                 if not dist[:rows].max() <= far[0]:
                     for t in range(rows):
                         if not dist[t] <= far[0] and (len(w) == 0 or w[t] > 0):
-                            exact = dist[t] if alone else _sq_dist(block[t], centers[first + own[t]])
+                            exact = dist[t] if alone else sq_dist_to(block[t], centers[first + own[t]])
                             if exact > far[0]:
                                 heap = far, far_row[first:last], far_label[first:last]
                                 _replace_smallest(*heap, exact, begin + t, own[t])
@@ -267,7 +267,7 @@ def _n_cells(starts: Any) -> int:
 
 
 @jit
-def _sq_dist(x: Any, center: Any) -> float:
+def sq_dist_to(x: Any, center: Any) -> float:
     """Return the squared distance of a row to a center."""
     total = 0.0
     for f in range(len(x)):
@@ -350,7 +350,7 @@ def _nearest(x: Any, centers: Any, sq_norms: Any, scores: Any, reach: Any) -> in
     smallest = np.inf
     for j in range(len(centers)):
         if not sq_norms[j] + scores[j] > reach:
-            dist = _sq_dist(x, centers[j])
+            dist = sq_dist_to(x, centers[j])
             if dist < smallest:
                 smallest = dist
                 nearest = j
@@ -561,60 +561,6 @@ def _move(
             members[old] -= member
             sq_dev[old] -= w * dist
         labels[i] = new
-
-
-def second_sq_dist(X: Rows, labels: npt.NDArray[np.int32], stack: Stack, offset: Float64s) -> Float64s:
-    """Return the squared distances to the second nearest center of each model, (n_models, n_rows) float64.
-
-    Scores in float64 find the second center; the distance to it is computed directly. Infinity where a model has one
-    center only.
-
-    Parameters
-    ----------
-    X : (n_rows, n_features) float32 or float64, C-contiguous.
-    labels : (n_models, n_rows), the nearest center of each model, as `assign` returns them.
-    stack : the centers.
-    offset : (n_features,) float64, a point in the middle of the data.
-    """
-    second = np.empty(labels.shape)
-    shifted = stack.centers - offset
-    sq_norms = (shifted**2).sum(axis=1)
-    _second_sq_dist(
-        read_only(X), read_only(labels), stack.centers, stack.starts, offset, -2 * shifted, sq_norms, second
-    )
-    return second
-
-
-@jit
-def _second_sq_dist(
-    X: Any, labels: Any, centers: Any, starts: Any, offset: Any, factors: Any, sq_norms: Any, second: Any
-) -> None:
-    n, d = X.shape
-    size = min(TILE_ROWS, max(1, n))
-    tile = np.zeros((size, d))
-    scores = np.empty((len(centers), size))
-    for begin in range(0, n, size):
-        rows = min(size, n - begin)
-        for t in range(rows):
-            for f in range(d):
-                tile[t, f] = np.float64(X[begin + t, f]) - offset[f]
-        np.dot(factors, tile.T, scores)
-        for m in range(len(starts) - 1):
-            for t in range(rows):
-                i = begin + t
-                own = starts[m] + labels[m, i]
-                other = -1
-                smallest = np.inf
-                for c in range(starts[m], starts[m + 1]):
-                    score = sq_norms[c] + scores[c, t]
-                    if c != own and score < smallest:
-                        smallest = score
-                        other = c
-                dist = 0.0 if other >= 0 else np.inf
-                for f in range(d):
-                    dev = np.float64(X[i, f]) - centers[other, f]
-                    dist += dev * dev
-                second[m, i] = dist
 
 
 def freeze(

@@ -18,6 +18,7 @@ from daskmeans.kernels import Stack
 from daskmeans.lloyd import Stop
 from daskmeans.samples import Block, Rows
 from daskmeans.seeding import in_memory, plus_plus
+from daskmeans.spreads import distances_and_silhouettes
 from daskmeans.steps import FOR_RECLUSTER, RowSet
 
 # Rows of a block that are scored at once: what is kept of each row, for each model, stays small beside the block.
@@ -89,37 +90,9 @@ class Measure:
 
     def _measure(self, X: Rows, weight: Float64s | None) -> Spread:
         found = kernels.assign(X, weight, self.stack, self.offset, with_labels=True, with_sq_dist=True)
-        second = np.sqrt(kernels.second_sq_dist(X, found.labels, self.stack, self.offset))
-        nearest = np.sqrt(found.sq_dist)
-        # 1 - a / b, since a <= b; a row on both of two equal centers lies between them.
-        silhouette = np.zeros_like(nearest)
-        np.divide(second - nearest, second, out=silhouette, where=(second > 0) & np.isfinite(second))
-        if self.points is not None:
-            nearest = self._dist_to_points(X, found.labels)
-        return Spread(
-            found.sums,
-            found.counts,
-            found.inertia,
-            self._sum_up(found.labels, nearest, weight),
-            self._sum_up(found.labels, silhouette, weight),
-        )
-
-    def _dist_to_points(self, X: Rows, labels: npt.NDArray[np.int32]) -> Float64s:
-        assert self.points is not None
-        dist = np.empty(labels.shape)
-        for m, own in enumerate(labels):
-            points = self.points[self.stack.of_model(m)]
-            for begin in range(0, len(X), kernels.TILE_ROWS):
-                rows = slice(begin, begin + kernels.TILE_ROWS)
-                dist[m, rows] = np.sqrt(((X[rows] - points[own[rows]]) ** 2).sum(axis=1))
-        return dist
-
-    def _sum_up(self, labels: npt.NDArray[np.int32], values: Float64s, weight: Float64s | None) -> Float64s:
-        """Return the weighted sum of `values`, (n_models, n_rows), over the rows of each cluster."""
-        n_clusters = np.diff(self.stack.starts)
-        factors = 1.0 if weight is None else weight
-        parts = [np.bincount(labels[m], values[m] * factors, minlength=k) for m, k in enumerate(n_clusters)]
-        return np.concatenate(parts)
+        points = self.stack.centers if self.points is None else self.points
+        sums = distances_and_silhouettes(X, weight, found.labels, found.sq_dist, self.stack, self.offset, points)
+        return Spread(found.sums, found.counts, found.inertia, *sums)
 
     def merge(self, left: Spread, right: Spread) -> Spread:
         """Add up."""

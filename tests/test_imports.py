@@ -29,7 +29,7 @@ LAYERS = [
     {"scan"},
     {"tasks"},
     {"workers"},
-    {"stores", "transforms"},
+    {"stores", "transforms", "spreads"},
     {"resolve"},
     {"blocking"},
     {"gridded", "handles", "kernels", "moments", "philox"},

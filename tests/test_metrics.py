@@ -13,7 +13,8 @@ from sklearn.exceptions import NotFittedError
 
 from daskmeans import KMeans, metrics
 from daskmeans.errors import DataError
-from daskmeans.kernels import Stack, second_sq_dist
+from daskmeans.kernels import Stack
+from daskmeans.spreads import distances_and_silhouettes
 
 X, _ = make_blobs(700, centers=4, n_features=3, cluster_std=2.0, random_state=1)
 UNEVEN = da.from_array(X, chunks=((300, 1, 99, 250, 50), 3))
@@ -55,15 +56,26 @@ def test_the_simplified_silhouette_is_exact_over_all_rows():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_second_nearest_center_is_the_second_of_all(rng, dtype):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_distances_and_silhouettes_are_those_of_all_pairs_of_rows_and_centers(rng, dtype, weighted):
     rows = (rng.normal(size=(600, 5)) + 100).astype(dtype)
+    weight = rng.random(600) if weighted else None
     models = [rng.normal(size=(k, 5)) + 100 for k in (1, 2, 9)]
-    sq_dist = [np.sort(((rows.astype(float)[:, None] - c) ** 2).sum(axis=2), axis=1) for c in models]
-    labels = np.array([((rows.astype(float)[:, None] - c) ** 2).sum(axis=2).argmin(axis=1) for c in models], np.int32)
-    found = second_sq_dist(rows, labels, Stack.of(models), np.full(5, 100.0))
-    assert np.isinf(found[0]).all()
-    np.testing.assert_allclose(found[1], sq_dist[1][:, 1], rtol=1e-10)
-    np.testing.assert_allclose(found[2], sq_dist[2][:, 1], rtol=1e-10)
+    points = rng.normal(size=(12, 5)) + 100
+    sq_dist = [((rows.astype(float)[:, None] - c) ** 2).sum(axis=2) for c in models]
+    labels = np.array([each.argmin(axis=1) for each in sq_dist], np.int32)
+    nearest = np.array([each.min(axis=1) for each in sq_dist])
+    stack = Stack.of(models)
+    found = distances_and_silhouettes(rows, weight, labels, nearest, stack, np.full(5, 100.0), points)
+    for m, own in enumerate(labels + stack.starts[:-1, None]):
+        dist = np.sqrt(((rows - points[own]) ** 2).sum(axis=1))
+        second = np.sqrt(np.sort(sq_dist[m], axis=1)[:, 1]) if m else np.inf
+        silhouette = np.zeros(600) if m == 0 else 1 - np.sqrt(nearest[m]) / second
+        for values, sums in zip((dist, silhouette), found, strict=True):
+            factors = values if weight is None else values * weight
+            np.testing.assert_allclose(
+                sums[stack.of_model(m)], np.bincount(own, factors, 12)[stack.of_model(m)], rtol=1e-9, atol=1e-9
+            )
 
 
 def test_weights_equal_repetition(rng):
