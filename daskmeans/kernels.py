@@ -602,11 +602,12 @@ def _freeze(
             limit = threshold[starts[m] + labels[m, i]]
             if gap[m, i] < limit:
                 chance = max(chance, most[m])
-            elif limit > 0:
+            elif limit * limit > chance * (gap[m, i] * gap[m, i]):  # else the division is not worth its time
                 chance = max(chance, min(most[m], (limit / gap[m, i]) ** 2))
         factor[i] = 1.0
         if chance < 1:
             factor[i] = 1.0 / chance if len(u) and u[i] < chance else 0.0
             for m in range(n_models):
                 c = starts[m] + labels[m, i]
-                smallest_gap[c] = min(smallest_gap[c], gap[m, i])
+                if gap[m, i] < smallest_gap[c]:
+                    smallest_gap[c] = gap[m, i]
