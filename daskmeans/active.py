@@ -248,7 +248,8 @@ class Anchor(NamedTuple):
 
         It is what it finds indeed while less than 1 of each gap is `closed`. Sums are those of the full pass plus what
         the rows in memory have changed from `then`, at the anchor, to `now`: where none has changed cluster, they are
-        the same bits.
+        the same bits. Beyond that, what the rows in memory did not tell of a cluster at the anchor is scaled by what is
+        left of it: else a small cluster that shrinks could be left with a negative weight.
         """
         full, moved = self.found, centers - self.centers
         if self.closed(centers) < 1:
