@@ -36,9 +36,9 @@ from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, check_surveyed, fit
 from daskmeans.inputs import StaysLazy, finite_rows, resolve_budget
 from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
-from daskmeans.labelled import centers_dataset, label_samples, measure_samples
+from daskmeans.labelled import centers_dataset, label_samples, labels_on_grid, measure_samples
 from daskmeans.memory import Budget
-from daskmeans.minibatch import Batched, Collect
+from daskmeans.minibatch import Batched, Collect, rows_of
 from daskmeans.samples import Rows, row_dtype, samples_from_array
 from daskmeans.scan import PassReport, Scanner
 from daskmeans.steps import Assign, Both, Gather, Survey
@@ -215,8 +215,9 @@ class KMeans(
         budget = resolve_budget(self.memory_budget)
         samples, X = inputs.view(self, X, sample_weight, budget, sample_dims=sample_dims, reset=begins)
         samples = samples.with_transform(self._normalize)
-        surveyed, (rows, weight) = Scanner(samples).scan(Both(Survey(1, 0, samples.n_samples), Collect()), "batch")
+        surveyed, blocks = Scanner(samples).scan(Both(Survey(1, 0, samples.n_samples), Collect()), "batch")
         check_surveyed(surveyed, samples, n_clusters=1)
+        rows, weight = rows_of(blocks)
         if begins:
             self._begin(rows, weight)
         seen = Batched(self.cluster_centers_.astype(np.float64), self.counts_, getattr(self, "_since_reassigned", 0.0))
@@ -228,7 +229,7 @@ class KMeans(
             moved = moved._replace(centers=on_sphere(moved.centers, seen.centers))
         self.inertia_per_cluster_, self.labels_ = found.inertia, np.concatenate(found.outputs)
         if isinstance(X, OpenedStore):
-            self.labels_ = label_samples(self._seen(X), seen.centers).compute()
+            self.labels_ = labels_on_grid(X, blocks, self.labels_)
             self.centers_ = centers_dataset(X, moved.centers.astype(rows.dtype))
         self.cluster_centers_ = moved.centers.astype(rows.dtype)
         self.counts_, self._since_reassigned = moved.counts, moved.since_reassigned

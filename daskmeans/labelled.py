@@ -93,6 +93,15 @@ def label_samples(opened: OpenedStore, centers: Float64s) -> xr.DataArray:
     return _on_grid(opened, nearest, np.dtype(np.int32), (), "labels")
 
 
+def labels_on_grid(opened: OpenedStore, blocks: Sequence[Block], labels: npt.NDArray[np.int32]) -> xr.DataArray:
+    """Return the labels, (n_rows,), of the rows of all blocks on the sample dimensions, -1 where one was dropped."""
+    values = np.empty(opened.samples.grid.shape, np.int32)
+    ends = np.cumsum([block.n_rows for block in blocks])
+    for block, part in zip(blocks, np.split(labels, ends[:-1]), strict=True):
+        values[block.region] = block.on_grid(part, -1)
+    return xr.DataArray(values, dims=opened.sample_dims, coords=opened.coords, name="labels")
+
+
 def measure_samples(opened: OpenedStore, centers: npt.NDArray[Any]) -> xr.DataArray:
     """Return the distances to all centers along a last dimension ``cluster``; lazy, NaN where a sample was dropped."""
     measure = functools.partial(_distances, centers=centers)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from daskmeans.jit import Float64s
 from daskmeans.samples import Block, Rows
@@ -16,25 +16,27 @@ from daskmeans.seeding import weighted_choice
 STARVED = 0.01
 
 
-Parts: TypeAlias = list[tuple[npt.NDArray[Any], Float64s]]
-
-
 @dataclass(frozen=True)
 class Collect:
-    """Bring all rows and their weights into memory: those of one batch."""
+    """Bring all rows into memory: those of one batch."""
 
-    def map(self, block: Block) -> Parts:
-        """Return those of one block."""
-        return [(block.X, np.ones(block.n_rows) if block.weight is None else block.weight)]
+    def map(self, block: Block) -> list[Block]:
+        """Return one block."""
+        return [block]
 
-    def merge(self, left: Parts, right: Parts) -> Parts:
+    def merge(self, left: list[Block], right: list[Block]) -> list[Block]:
         """Put them one after another."""
         return left + right
 
-    def finish(self, total: Parts) -> tuple[Rows, Float64s]:
-        """Return rows, (n_rows, n_features), and weights, (n_rows,)."""
-        rows, weights = zip(*total, strict=True)
-        return np.concatenate(rows), np.concatenate(weights)
+    def finish(self, total: list[Block]) -> list[Block]:
+        """Nothing is left to do."""
+        return total
+
+
+def rows_of(blocks: Sequence[Block]) -> tuple[Rows, Float64s]:
+    """Return the rows of blocks, (n_rows, n_features), and their weights, (n_rows,)."""
+    weights = [np.ones(block.n_rows) if block.weight is None else block.weight for block in blocks]
+    return np.concatenate([block.X for block in blocks]), np.concatenate(weights)
 
 
 class Batched(NamedTuple):

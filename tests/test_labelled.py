@@ -167,3 +167,13 @@ def test_four_dimensions_are_read_once_a_pass_however_they_are_chunked(chunks):
     assert chunk_reads(store) == {model.n_passes_}
     model.labels_.compute()
     assert chunk_reads(store) == {model.n_passes_ + 1}
+
+
+def test_a_batch_is_read_once_and_its_labels_keep_their_places():
+    store = counted_store((40, 50, 3), (10, 25, 3), ("y", "x", "band"))
+    batch = daskmeans.open_samples(store, variables=["t"], sample_dims=["y", "x"])
+    model = daskmeans.KMeans(3, random_state=0).partial_fit(batch)
+    assert chunk_reads(store) == {1}
+    first = model.cluster_centers_.astype(np.float64)
+    model.partial_fit(batch)
+    xr.testing.assert_equal(model.labels_, daskmeans.labelled.label_samples(batch, first).compute())
