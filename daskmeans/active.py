@@ -143,8 +143,8 @@ class Choice:
 
         `moves` tells of each model by how much its centers, (n_clusters,), are expected to move until the next pass:
         where a sample is kept, by as much as in the last look-ahead, and else in each iteration by as much as in the
-        last one; None where that is not known. Each model has a like part of what it would have alone. None is
-        returned where the active rows of no model would last as many iterations as they must to be worth their while.
+        last one; None where that is not known. All models are served alike: each for as far as it moves. None is
+        returned where the active rows would not last as many iterations as they must to be worth their while.
         """
         if self.must_last > 0 and all(move is None for move in moves):
             return None
@@ -155,28 +155,21 @@ class Choice:
         ]
         lasts = np.stack([gap / closed[own] for gap, own, closed in zip(found.gap, found.labels, closing, strict=True)])
         if not self.sampled:
-            limits = self._scales(lambda scale: lasts < scale, len(moves))
-            if max(limits) < self.must_last:
+            scale = self._scale(lambda scale: lasts < scale)
+            if scale < self.must_last:
                 return None
-            most = np.ones(len(moves))
+            limits, most = np.full(len(moves), scale), np.ones(len(moves))
         else:
             near = np.array([[FOREVER if move is None else NEAR] for move in moves])
             odds = (near / np.maximum(lasts, near)) ** 2
-            scales = self._scales(lambda scale: np.minimum(1.0, scale * odds), len(moves))
-            limits, most = near[:, 0] * np.sqrt(scales), np.minimum(1.0, scales)
+            scale = self._scale(lambda scale: np.minimum(1.0, scale * odds))
+            limits, most = near[:, 0] * np.sqrt(scale), np.full(len(moves), min(1.0, scale))
         return Chances(np.concatenate([limit * closed for limit, closed in zip(limits, closing, strict=True)]), most)
 
-    def _scales(self, kept: Callable[[Float64s], Any], n_models: int) -> Float64s:
-        """Return the scale of each model by which rows are `kept`, (n_models, n_sample), so that the share of all is.
-
-        `kept` is given the scales, (n_models, 1).
-        """
+    def _scale(self, kept: Callable[[float], Any]) -> float:
+        """Return the scale by which rows are `kept`, (n_models, n_sample), so that the share of all is."""
         most = self.share if self.sampled else min(MOST_ACTIVE, self.share)
-
-        def holds(scales: Float64s) -> bool:
-            return bool(kept(scales[:, None]).max(axis=0).mean() <= most)
-
-        return np.full(n_models, _largest(lambda scale: holds(np.full(n_models, scale))))
+        return _largest(lambda scale: bool(kept(scale).max(axis=0).mean() <= most))
 
 
 def _largest(holds: Callable[[float], bool]) -> float:

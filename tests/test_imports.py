@@ -111,7 +111,9 @@ def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
     }
 
 
-@pytest.mark.parametrize("name", ["kernels", "samples", "memory", "errors", "steps", "lloyd", "seeding"])
+@pytest.mark.parametrize(
+    "name", ["kernels", "cells", "moments", "spreads", "samples", "memory", "errors", "steps", "lloyd", "seeding"]
+)
 def test_arithmetic_knows_neither_dask_nor_zarr(name):
     path = PACKAGE / f"{name}.py"
     foreign = {module.split(".")[0] for module, _ in imported(path)} & {"dask", "distributed", "zarr", "xarray"}
