@@ -17,17 +17,21 @@ Several models share the rows in memory: what is kept for one serves all.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from daskmeans import kernels, philox
 from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
+from daskmeans.packed import KeptBlock
 from daskmeans.samples import Block, Rows
-from daskmeans.scan import Scanner
-from daskmeans.steps import Assign, Assigned, split
+from daskmeans.scan import Scanner, Step
+from daskmeans.steps import FOR_UNIFORM, Assign, Assigned, split
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 # Centers whose shift is not known yet, or that have come to rest, are expected to move a little nevertheless: this
 # share of the mean shift.
@@ -43,6 +47,10 @@ FOREVER = 1e100
 # be kept. Centers rarely move straight towards a row: of 0.03, 0.1, 0.2, 0.3 and 1 this took the fewest passes on image
 # patches (k = 16, 64).
 NEAR = 0.1
+
+# Active rows serve beyond the sample where they last for this part of what the last look-ahead has closed, of this part
+# of what may be kept.
+CERTAIN, ACTIVE_PART = 0.1, 0.5
 
 # A look-ahead may go this much farther than the last: rows were kept for one that goes as far.
 FARTHER = 2.0
@@ -65,21 +73,38 @@ class Frozen(NamedTuple):
     smallest_gap: Float64s
 
 
-class Chances(NamedTuple):
-    """How likely a row is kept: ``min(most, (threshold / gap)^2)``, below the threshold at most.
+class Picked(NamedTuple):
+    """Rows of one block that are kept: the active ones, and the sample of the others."""
+
+    active: Block
+    sample: Block
+
+
+def together(picked: Sequence[Picked]) -> KeptBlock:
+    """Return what was picked of several blocks: active rows as they are, the sample packed."""
+    active, sample = zip(*picked, strict=True)
+    return KeptBlock.of(Block.concatenate(active), Block.concatenate(sample))
+
+
+class Limits(NamedTuple):
+    """Which rows are kept: those whose gap is below `active`, and others as likely as ``min(most, (likely / gap)^2)``.
 
     Attributes
     ----------
-    threshold : (n_centers,) float64.
-    most : (n_models,) float64; where it is below 1 no row is active.
+    active, likely : (n_centers,) float64.
+    most : (n_models,) float64.
     """
 
-    threshold: Float64s
+    active: Float64s
+    likely: Float64s
     most: Float64s
 
-    def and_none_of(self, n_centers: int, n_models: int) -> Chances:
-        """Return the chances where so many further models follow of which no row is kept."""
-        return Chances(np.append(self.threshold, np.zeros(n_centers)), np.append(self.most, np.zeros(n_models)))
+    def and_none_of(self, n_centers: int, n_models: int) -> Limits:
+        """Return the limits where so many further models follow of which no row is kept."""
+        none = np.zeros(n_centers)
+        return Limits(
+            np.append(self.active, none), np.append(self.likely, none), np.append(self.most, np.zeros(n_models))
+        )
 
 
 @dataclass(frozen=True)
@@ -88,12 +113,12 @@ class AssignAndKeep:
 
     Attributes
     ----------
-    chances : that rows are kept.
+    limits : which rows are kept.
     purpose : of the random words that choose the sample of the frozen rows; None for no sample.
     """
 
     assign: Assign
-    chances: Chances
+    limits: Limits
     seed: int
     purpose: int | None
 
@@ -101,14 +126,20 @@ class AssignAndKeep:
         """Assign the rows of one block, and keep none."""
         return self.map_and_keep(block)[0]
 
-    def map_and_keep(self, block: Block) -> tuple[Frozen, Block]:
+    def map_and_keep(self, block: Block) -> tuple[Frozen, Picked]:
         """Assign the rows of one block."""
         found = self.assign.run(block, with_labels=True, with_gap=True)
         u = np.empty(0)
         if self.purpose is not None:
             u = philox.uniform(philox.random_words(self.seed, self.purpose, block.row_ids()))
-        factor, smallest_gap = kernels.freeze(found.gap, found.labels, self.assign.stack, *self.chances, u)
-        return Frozen(self.assign.collect(block, found), smallest_gap), block.take(factor)
+        is_active, factor, smallest_gap = kernels.freeze(found.gap, found.labels, self.assign.stack, *self.limits, u)
+        active, sample = np.flatnonzero(is_active), np.flatnonzero(factor)
+        picked = Picked(block.take(active, np.ones(len(active))), block.take(sample, factor[sample]))
+        return Frozen(self.assign.collect(block, found), smallest_gap), picked
+
+    def keep(self, picked: Sequence[Picked]) -> KeptBlock:
+        """Keep the active rows as they are, and pack the sample."""
+        return together(picked)
 
     def merge(self, left: Frozen, right: Frozen) -> Frozen:
         """Add up."""
@@ -121,14 +152,76 @@ class AssignAndKeep:
 
 
 @dataclass(frozen=True)
+class KeepUniform(Generic[P, R]):
+    """Do what another Step does, and keep a uniform sample of the rows beside it.
+
+    Attributes
+    ----------
+    chance : that a row is kept.
+    """
+
+    step: Step[P, R]
+    chance: float
+    seed: int
+
+    def map(self, block: Block) -> P:
+        """Map, and keep no row."""
+        return self.step.map(block)
+
+    def map_and_keep(self, block: Block) -> tuple[P, Picked]:
+        """Map one block."""
+        u = philox.uniform(philox.random_words(self.seed, FOR_UNIFORM, block.row_ids()))
+        sample, none = np.flatnonzero(u < self.chance), np.empty(0, dtype=np.int64)
+        factor = np.full(len(sample), 1 / self.chance)
+        return self.step.map(block), Picked(block.take(none, np.empty(0)), block.take(sample, factor))
+
+    def keep(self, picked: Sequence[Picked]) -> KeptBlock:
+        """Pack the sample."""
+        return together(picked)
+
+    def merge(self, left: P, right: P) -> P:
+        """Merge."""
+        return self.step.merge(left, right)
+
+    def finish(self, total: P) -> R:
+        """Finish."""
+        return self.step.finish(total)
+
+
+@dataclass(frozen=True)
+class AssignKept:
+    """Assign the active rows, and, to look ahead, the sample too."""
+
+    assign: Assign
+    with_sample: bool
+
+    def map(self, block: Block) -> Assigned:
+        """Assign the rows of one kept block."""
+        assert isinstance(block, KeptBlock)
+        found = self.assign.map(block)
+        if not self.with_sample or not block.sample.n_rows:
+            return found
+        return self.assign.merge(found, self.assign.map(block.unpacked()))
+
+    def merge(self, left: Assigned, right: Assigned) -> Assigned:
+        """Add up."""
+        return self.assign.merge(left, right)
+
+    def finish(self, total: Assigned) -> Assigned:
+        """Nothing is left to do."""
+        return total
+
+
+@dataclass(frozen=True)
 class Choice:
     """How active rows are chosen.
 
     Attributes
     ----------
     sample : (n_sample, n_features), a uniform sample of the rows: it tells how gaps are distributed.
-    share : of all rows that may be kept.
+    share : of all rows that may be kept as they are.
     sampled : whether a sample of the frozen rows is kept as well.
+    packed : what a row of the sample takes, of what one takes that is kept as it is.
     must_last : iterations that active rows must be expected to last; a pass that keeps rows costs more arithmetic than
         one that does not.
     """
@@ -136,10 +229,11 @@ class Choice:
     sample: Rows
     share: float
     sampled: bool
+    packed: float = 1.0
     must_last: float = 0.0
 
-    def chances(self, stack: Stack, offset: Float64s, moves: Sequence[Float64s | None]) -> Chances | None:
-        """Return how likely rows are kept, so that the share of all is.
+    def limits(self, stack: Stack, offset: Float64s, moves: Sequence[Float64s | None]) -> Limits | None:
+        """Return which rows are kept, so that they take the share of all.
 
         `moves` tells of each model by how much its centers, (n_clusters,), are expected to move until the next pass:
         where a sample is kept, by as much as in the last look-ahead, and else in each iteration by as much as in the
@@ -154,22 +248,32 @@ class Choice:
             for k, move in zip(np.diff(stack.starts), moves, strict=True)
         ]
         lasts = np.stack([gap / closed[own] for gap, own, closed in zip(found.gap, found.labels, closing, strict=True)])
+        known = np.array([[move is not None] for move in moves])
+        soonest = np.where(known, lasts, np.inf).min(axis=0)
         if not self.sampled:
-            scale = self._scale(lambda scale: lasts < scale)
-            if scale < self.must_last:
+            active = _largest(lambda scale: (lasts.min(axis=0) < scale).mean() <= min(MOST_ACTIVE, self.share))
+            if active < self.must_last:
                 return None
-            limits, most = np.full(len(moves), scale), np.ones(len(moves))
-        else:
-            near = np.array([[FOREVER if move is None else NEAR] for move in moves])
-            odds = (near / np.maximum(lasts, near)) ** 2
-            scale = self._scale(lambda scale: np.minimum(1.0, scale * odds))
-            limits, most = near[:, 0] * np.sqrt(scale), np.full(len(moves), min(1.0, scale))
-        return Chances(np.concatenate([limit * closed for limit, closed in zip(limits, closing, strict=True)]), most)
+            return Limits(np.concatenate(closing) * active, np.zeros(len(stack.centers)), np.zeros(len(moves)))
+        active = _largest(lambda scale: (soonest < scale).mean() <= ACTIVE_PART * self.share)
+        if active < CERTAIN:
+            active = 0.0
+        near = np.where(known, NEAR, FOREVER)
+        odds = (near / np.maximum(lasts, near)) ** 2
+        others = soonest >= active
+        left = self.share - (~others).mean()
 
-    def _scale(self, kept: Callable[[float], Any]) -> float:
-        """Return the scale by which rows are `kept`, (n_models, n_sample), so that the share of all is."""
-        most = self.share if self.sampled else min(MOST_ACTIVE, self.share)
-        return _largest(lambda scale: bool(kept(scale).max(axis=0).mean() <= most))
+        def fits(scale: float) -> bool:
+            return bool(self.packed * (np.minimum(1.0, scale * odds).max(axis=0) * others).mean() <= left)
+
+        scale = _largest(fits)
+        return Limits(
+            np.concatenate([active * closed * one for closed, one in zip(closing, known[:, 0], strict=True)]),
+            np.concatenate(
+                [limit * closed for limit, closed in zip(near[:, 0] * np.sqrt(scale), closing, strict=True)]
+            ),
+            np.full(len(moves), min(1.0, scale)),
+        )
 
 
 def _largest(holds: Callable[[float], bool]) -> float:
@@ -273,25 +377,38 @@ class ActiveRows:
     rows: Scanner
     anchors: Sequence[Anchor]
     offset: Float64s
+    _then: dict[tuple[int, bool], Assigned] = field(default_factory=dict)  # at the anchors, without and with the sample
 
     def serve(self, iterations: Mapping[int, Iteration]) -> None:
         """Run the iterations of some models, by their numbers, to their ends, side by side in the same scans."""
         asked = {m: centers for m, iteration in iterations.items() if (centers := next(iteration, None)) is not None}
-        if not asked:
-            return
-        then = self._assigned({m: self.anchors[m].centers for m in asked})
         while asked:
-            answers = self._assigned(asked)
-            following = {}
-            for m, now in answers.items():
-                centers = _answered(iterations[m], self.anchors[m].extended(asked[m], now, then[m]))
+            certain = {m: self.anchors[m].closed(centers) < 1 for m, centers in asked.items()}
+            answers: dict[int, Assigned] = {}
+            for with_sample in (False, True):
+                answers |= self._answers({m: asked[m] for m in asked if certain[m] != with_sample}, with_sample)
+            asked = {}
+            for m, found in answers.items():
+                centers = _answered(iterations[m], found)
                 if centers is not None:
-                    following[m] = centers
-            asked = following
+                    asked[m] = centers
 
-    def _assigned(self, centers: Mapping[int, Float64s]) -> dict[int, Assigned]:
+    def _answers(self, asked: Mapping[int, Float64s], with_sample: bool) -> dict[int, Assigned]:
+        """Return what a full pass would find; rows of the sample are not as they were, so only beyond the bound."""
+        if not asked:
+            return {}
+        new = {m: self.anchors[m].centers for m in asked if (m, with_sample) not in self._then}
+        if new:
+            self._then |= {(m, with_sample): found for m, found in self._assigned(new, with_sample).items()}
+        return {
+            m: self.anchors[m].extended(asked[m], now, self._then[m, with_sample])
+            for m, now in self._assigned(asked, with_sample).items()
+        }
+
+    def _assigned(self, centers: Mapping[int, Float64s], with_sample: bool) -> dict[int, Assigned]:
         stack = Stack.of(list(centers.values()))
-        return dict(zip(centers, split(self.rows.scan(Assign(stack, self.offset)), stack), strict=True))
+        step = AssignKept(Assign(stack, self.offset), with_sample)
+        return dict(zip(centers, split(self.rows.scan(step), stack), strict=True))
 
 
 def _answered(iteration: Iteration, found: Assigned) -> Float64s | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
 from daskmeans import seeding
-from daskmeans.active import Choice
+from daskmeans.active import Choice, KeepUniform
 from daskmeans.bounds import BOUND_BYTES
 from daskmeans.covariance import Covariance, Scatter, projection
 from daskmeans.errors import DataError
@@ -21,6 +21,7 @@ from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
 from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES, Budget, sample_size
 from daskmeans.moments import Moments
+from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner, Step
 from daskmeans.steps import (
@@ -180,7 +181,7 @@ def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tup
     scanner.samples = scanner.samples.in_larger_blocks(BLOCK_TO_CENTERS * _centers_bytes(scanner.samples, options))
     if options.spherical and not options.prepares:
         scanner.transform(Normalize(scanner.samples.n_features))
-    surveyed, scatter, found = _survey(scanner, options, resumes=state is not None)
+    surveyed, scatter, found, kept = _survey(scanner, options, resumes=state is not None)
     check_surveyed(surveyed, scanner.samples, max(options.n_clusters))
     if journal is not None:
         journal.surveyed(surveyed)
@@ -189,10 +190,13 @@ def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tup
     scanner.samples = replace(scanner.samples, n_samples=surveyed.n_rows + surveyed.n_dropped)
     if preparation is not None:
         scanner.transform(_transform(preparation, options))
+        if kept is not None:
+            kept.transform(_transform(preparation, options))
     if state is None:
-        state = State(problem.start(scanner, found))
+        state = State(problem.start(scanner, found, kept))
         if journal is not None:
             journal.save(state)
+    del kept  # active rows take its place
     save = None if journal is None else journal.save
     lloyd(scanner, state, problem.stop, problem.offset, problem.method(scanner), save)
     return problem, state.models
@@ -210,11 +214,13 @@ class First(NamedTuple):
     ----------
     scatter : of the rows, where they are to be projected.
     found : what the pass `carried` beside that, if it did.
+    kept : a uniform sample of the rows, as large as active rows will be; None where passes need not read.
     """
 
     surveyed: Surveyed
     scatter: Scatter | None
     found: list[Float64s] | Assigned | None
+    kept: Scanner | None
 
 
 def _survey(scanner: Scanner, options: FitOptions, *, resumes: bool) -> First:
@@ -229,13 +235,26 @@ def _survey(scanner: Scanner, options: FitOptions, *, resumes: bool) -> First:
     first = carried if carried is not None and not resumes else Nothing()
     beside: Step[Any, Any] = Both[Any, Any, Any, Any](Nothing() if options.pca is None else Covariance(), first)
     title = "survey and iteration" if isinstance(first, Assign) else "survey"
-    surveyed, (scatter, found) = scanner.scan(Both(survey, beside), title)
+    step, chance, kept = Both(survey, beside), _chance_to_stay(scanner, options), None
+    if resumes or not chance:
+        surveyed, (scatter, found) = scanner.scan(step, title)
+    else:
+        (surveyed, (scatter, found)), kept = scanner.scan_and_keep(KeepUniform(step, chance, options.seed), title)
     # Where the first pass carries more, there is no second survey; nor is there one when it is resumed.
     few = min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE
     if carried is None and len(surveyed.sample.X) < few:
         # Most cells were dropped or weigh nothing, so that too few passed the threshold: now their number is known.
         surveyed = scanner.scan(replace(survey, n_samples=surveyed.n_eligible), "survey of few rows")
-    return First(surveyed, scatter, found)
+    return First(surveyed, scatter, found, kept)
+
+
+def _chance_to_stay(scanner: Scanner, options: FitOptions) -> float:
+    """Return which part of the rows, packed, fits where active rows will be; 0 where nothing looks ahead on them."""
+    samples = scanner.samples
+    if options.algorithm == "lloyd" or not scanner.reads_each_pass or not samples.n_samples:
+        return 0.0
+    n_bytes = samples.n_samples * packed_row_bytes(samples.n_features, samples.dtype.itemsize)
+    return min(1.0, options.budget.kept_bytes / n_bytes)
 
 
 def _carried(options: FitOptions, samples: Samples) -> RandomPartition | Assign | None:
@@ -322,31 +341,37 @@ class Problem:
         """Bring centers from the input's units to those that distances are measured in."""
         return centers if self.preparation is None else self.preparation.apply(centers).astype(np.float64)
 
-    def start(self, scanner: Scanner, found: list[Float64s] | Assigned | None) -> list[Model]:
-        """Return the models where they start, given what the first pass has `found` beside the survey."""
+    def start(self, scanner: Scanner, found: list[Float64s] | Assigned | None, kept: Scanner | None) -> list[Model]:
+        """Return the models where they start, given what the first pass has `found`, and `kept`, beside the survey."""
         if isinstance(found, Assigned):
             model = Model(self.rounded(np.asarray(self.options.init)))
             advance(model, found, self.stop, self.dtype)
             scanner.judge(model.total_inertia, model.sq_shift)
             if self.looks_ahead(scanner) and self.polishes and not model.converged:
-                (polished,) = seeding.polish(self.sample, [[model.centers]], self.stop)
+                (polished,) = self._polished_on_kept(seeding.polish(self.sample, [[model.centers]], self.stop), kept)
                 model.go_ahead(self.rounded(polished), to_better=model.total_inertia)
             return [model]
         if found is None:
             with one_blas_thread():
-                seeds = self._seeds(scanner)
+                seeds = self._seeds(scanner, kept)
         else:
             seeds = [self.scaled(centers) for centers in found]
         if not self._seeds_are_polished and self.looks_ahead(scanner) and self.polishes:
             seeds = seeding.polish(self.sample, [[centers] for centers in seeds], self.stop)
-        return [Model(self.rounded(centers)) for centers in seeds]
+        return [Model(self.rounded(centers)) for centers in self._polished_on_kept(seeds, kept)]
+
+    def _polished_on_kept(self, seeds: list[Float64s], kept: Scanner | None) -> list[Float64s]:
+        """Iterate further on the rows that are kept, if there are any."""
+        if kept is None:
+            return seeds
+        return seeding.polish_on_kept(kept, [self.rounded(centers) for centers in seeds], self.stop, self.offset)
 
     def looks_ahead(self, scanner: Scanner) -> bool:
         """Whether to take the fewest passes, by whatever path, rather than plain Lloyd's trajectory."""
         algorithm = self.options.algorithm
         return algorithm == "lookahead" or (algorithm == "auto" and scanner.reads_each_pass)
 
-    def _seeds(self, scanner: Scanner) -> list[Float64s]:
+    def _seeds(self, scanner: Scanner, kept: Scanner | None) -> list[Float64s]:
         """Return initial centers for each of the models."""
         options = self.options
         if not isinstance(options.init, str):
@@ -358,7 +383,9 @@ class Problem:
             seeds = seeding.plus_plus_on_sample(start)
         else:
             rounds = AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
-            seeds = seeding.scalable(scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds)
+            seeds = seeding.scalable(
+                scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds, kept=kept
+            )
         polished = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
         return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
 
@@ -388,12 +415,14 @@ class Problem:
         if scanner.samples.in_memory:
             n_bytes = BOUND_BYTES * self.surveyed.n_rows * len(self.options.each_model)
             return BOUNDED if n_bytes <= self.options.budget.kept_bytes else PLAIN
-        row_bytes = self.sample.X.shape[1] * self.dtype.itemsize + WEIGHT_BYTES
+        n_features, itemsize = self.sample.X.shape[1], self.dtype.itemsize
+        row_bytes = n_features * itemsize + WEIGHT_BYTES
+        packed = packed_row_bytes(n_features, itemsize) / row_bytes
         share = self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes)
         n_rows, reads, look_ahead = self.surveyed.n_rows, scanner.reads_each_pass, self.looks_ahead(scanner)
         n_sample = SAMPLE_MIN_ROWS if reads else min(SAMPLE_MIN_ROWS, n_rows // 32 + 1)
         sample = self.sample.X[:: -(-len(self.sample.X) // n_sample)]
-        choice = Choice(sample, share, sampled=look_ahead, must_last=0.0 if reads else MUST_LAST)
+        choice = Choice(sample, share, look_ahead, packed, must_last=0.0 if reads else MUST_LAST)
         return Method(choice, look_ahead, self.options.seed, settles=self.options.race)
 
     def _given_seeds(self) -> list[Float64s]:

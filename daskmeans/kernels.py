@@ -564,49 +564,69 @@ def _move(
 
 
 def freeze(
-    gap: Float64s, labels: npt.NDArray[np.int32], stack: Stack, threshold: Float64s, most: Float64s, u: Float64s
-) -> tuple[Float64s, Float64s]:
-    """Divide rows into active ones, whose gap is below the threshold of their cluster, and frozen ones.
+    gap: Float64s,
+    labels: npt.NDArray[np.int32],
+    stack: Stack,
+    active: Float64s,
+    likely: Float64s,
+    most: Float64s,
+    u: Float64s,
+) -> tuple[npt.NDArray[np.bool_], Float64s, Float64s]:
+    """Divide rows into active ones, whose gap is below a limit of their cluster, and frozen ones.
 
-    Of the frozen rows a sample stands for all: each with probability ``min(most, (threshold / gap)^2)``, and with the
-    inverse as its factor, since the smaller its gap the sooner a row can change cluster. Of a model whose `most` is
-    below 1 no row is active. What a row is for one of the models it is for all: active if it is for any, else in the
-    sample with the largest of the probabilities.
+    Of the frozen rows a sample stands for all: each with probability ``min(most, (likely / gap)^2)``, and with the
+    inverse as its factor, since the smaller its gap the sooner a row can change cluster. What a row is for one of the
+    models it is for all: active if it is for any, else in the sample with the largest of the probabilities.
 
     Parameters
     ----------
     gap, labels : (n_models, n_rows).
-    threshold : (n_centers,).
+    active, likely : (n_centers,) limits.
     most : (n_models,).
     u : (n_rows,) uniform random numbers; empty to sample none.
 
     Returns
     -------
-    factor : (n_rows,) float64, 1 for active rows, above 1 for those in the sample, 0 for the others.
+    is_active : (n_rows,) bool.
+    factor : (n_rows,) float64, at least 1 for rows in the sample, 0 for all others.
     smallest_gap : (n_centers,) float64, of each cluster's frozen rows; infinity where it has none.
     """
-    factor = np.empty(gap.shape[1])
-    smallest_gap = np.full(len(threshold), np.inf)
-    _freeze(gap, labels, stack.starts, threshold, most, u, factor, smallest_gap)
-    return factor, smallest_gap
+    is_active = np.empty(gap.shape[1], np.bool_)
+    factor = np.zeros(gap.shape[1])
+    smallest_gap = np.full(len(active), np.inf)
+    _freeze(gap, labels, stack.starts, active, likely, most, u, is_active, factor, smallest_gap)
+    return is_active, factor, smallest_gap
 
 
 @jit
 def _freeze(
-    gap: Any, labels: Any, starts: Any, threshold: Any, most: Any, u: Any, factor: Any, smallest_gap: Any
+    gap: Any,
+    labels: Any,
+    starts: Any,
+    active: Any,
+    likely: Any,
+    most: Any,
+    u: Any,
+    is_active: Any,
+    factor: Any,
+    smallest_gap: Any,
 ) -> None:
     n_models = gap.shape[0]
     for i in range(gap.shape[1]):
         chance = 0.0
+        is_active[i] = False
         for m in range(n_models):
-            limit = threshold[starts[m] + labels[m, i]]
-            if gap[m, i] < limit:
+            c = starts[m] + labels[m, i]
+            limit = likely[c]
+            if gap[m, i] < active[c]:
+                is_active[i] = True
+            elif gap[m, i] < limit:
                 chance = max(chance, most[m])
             elif limit * limit > chance * (gap[m, i] * gap[m, i]):  # else the division is not worth its time
                 chance = max(chance, min(most[m], (limit / gap[m, i]) ** 2))
-        factor[i] = 1.0
-        if chance < 1:
-            factor[i] = 1.0 / chance if len(u) and u[i] < chance else 0.0
+        if not is_active[i]:
+            if len(u) and u[i] < chance:
+                factor[i] = 1.0 / chance
             for m in range(n_models):
                 c = starts[m] + labels[m, i]
                 if gap[m, i] < smallest_gap[c]:

@@ -214,11 +214,11 @@ def _assigned(
     assign, choice = Assign(stack, offset), method.choice
     of_models = Stack.of([model.centers for model in models])
     moves = [model.reach if method.look_ahead else model.shift for model in models]
-    chances = None if choice is None else choice.chances(of_models, offset, moves)
-    if choice is None or chances is None:
+    limits = None if choice is None else choice.limits(of_models, offset, moves)
+    if choice is None or limits is None:
         return split(scanner.scan(assign, "iteration"), stack), None
-    chances = chances.and_none_of(len(stack.centers) - len(of_models.centers), stack.n_models - len(models))
-    step = AssignAndKeep(assign, chances, method.seed, purpose if choice.sampled else None)
+    limits = limits.and_none_of(len(stack.centers) - len(of_models.centers), stack.n_models - len(models))
+    step = AssignAndKeep(assign, limits, method.seed, purpose if choice.sampled else None)
     frozen, rows = scanner.scan_and_keep(step, "iteration")
     found = split(frozen.assigned, stack)
     anchors = [

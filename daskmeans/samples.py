@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -135,10 +135,13 @@ class Block:
             ids = ids * size + (place + begin)
         return ids
 
-    def take(self, factor: npt.NDArray[np.float64]) -> Block:
-        """Return the rows whose factor, (n_rows,), is positive, their weights times it, without their places."""
-        rows = np.flatnonzero(factor)
-        weight = factor[rows] if self.weight is None else factor[rows] * self.weight[rows]
+    def mapped(self, apply: Callable[[Rows], Rows]) -> Block:
+        """Return the block with what `apply` makes of its rows."""
+        return replace(self, X=apply(self.X))
+
+    def take(self, rows: npt.NDArray[np.int64], factor: npt.NDArray[np.float64]) -> Block:
+        """Return the rows at these places, their weights times `factor`, (len(rows),), without their places."""
+        weight = factor if self.weight is None else factor * self.weight[rows]
         return Block(self.index, self.region, self.grid, self.X[rows], weight, None)
 
     @staticmethod
@@ -261,7 +264,7 @@ class Loader:
         if self.transform is None:
             return block
         try:
-            return replace(block, X=self.transform.apply(block.X))
+            return block.mapped(self.transform.apply)
         except RowError as error:
             row_id = block.row_ids(np.array([error.row]))[0]
             raise DataError(f"{error.message} The first is {self.source.describe_row(int(row_id))}.") from None

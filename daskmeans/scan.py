@@ -21,6 +21,7 @@ from daskmeans.workers import current_client, on_threads, one_blas_thread, uses_
 
 P = TypeVar("P")
 Q = TypeVar("Q")
+K = TypeVar("K")
 R = TypeVar("R", covariant=True)
 
 
@@ -37,11 +38,14 @@ class Step(Protocol[P, R]):
         """Turn the merged result into what the caller asked for, in the caller's process."""
 
 
-class KeepingStep(Step[P, R], Protocol[P, R]):
+class KeepingStep(Step[P, R], Protocol[P, R, K]):
     """A Step that also picks rows of each block to stay where they are, for scans of their own."""
 
-    def map_and_keep(self, block: Block) -> tuple[P, Block]:
+    def map_and_keep(self, block: Block) -> tuple[P, K]:
         """Return the partial result of one block, and those of its rows that are kept."""
+
+    def keep(self, picked: Sequence[K]) -> Block:
+        """Return the rows that were picked of the blocks of one task as they stay."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Scanner:
         """Run `step` over all blocks: one pass."""
         return self._scan(step, title, keeps=False)[0]
 
-    def scan_and_keep(self, step: KeepingStep[P, R], title: str) -> tuple[R, Scanner]:
+    def scan_and_keep(self, step: KeepingStep[P, R, K], title: str) -> tuple[R, Scanner]:
         """Run `step` over all blocks, one pass, and return beside its result a scanner of the rows that are kept."""
         return self._scan(step, title, keeps=True)
 

@@ -6,19 +6,20 @@ What is done on the sample is done in this process, on the same kernels, and cos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from daskmeans import kernels
+from daskmeans.active import AssignKept
 from daskmeans.jit import Float64s, Int64s
 from daskmeans.kernels import Stack
-from daskmeans.lloyd import BOUNDED, Model, State, Stop, lloyd
+from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, Model, State, Stop, advance, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
-from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet
+from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet, split
 
 # Greedy k-means++ measures k (2 + log k) times the distances to all its rows; with more rows than this for each
 # cluster the choice of centers no longer improves.
@@ -60,14 +61,14 @@ class Start:
 
 def random_rows(start: Start) -> list[Seeds]:
     """Take distinct rows of the sample, with probability proportional to weight. No pass over the data."""
+    return [[_random(start, k, m).X.astype(np.float64)] for m, k in enumerate(start.n_clusters)]
+
+
+def _random(start: Start, k: int, m: int) -> RowSet:
+    """Return `k` random rows of the sample; they repeat only where there are fewer distinct ones."""
     first = np.sort(np.unique(start.sample.X, axis=0, return_index=True)[1])
-    distinct, weight = start.sample.X[first], start.sample.weight[first]
-    seeds = []
-    for m, k in enumerate(start.n_clusters):
-        keys = start.generator(FOR_RECLUSTER + m).exponential(size=len(first)) / weight
-        rows = np.resize(np.argsort(keys, kind="stable"), k)
-        seeds.append([distinct[rows].astype(np.float64)])
-    return seeds
+    keys = start.generator(FOR_RECLUSTER + m).exponential(size=len(first)) / start.sample.weight[first]
+    return start.sample.take(np.resize(first[np.argsort(keys, kind="stable")], k))
 
 
 def plus_plus_on_sample(start: Start) -> list[Seeds]:
@@ -126,33 +127,46 @@ def _sq_dist(X: Float64s, sq_norm: Float64s, rows: Int64s) -> Float64s:
     return np.maximum(sq_norm[rows, None] - 2 * (X[rows] @ X.T) + sq_norm, 0)
 
 
-def scalable(scanner: Scanner, start: Start, *, oversampling_factor: float, rounds: int) -> list[Seeds]:
+def scalable(
+    scanner: Scanner, start: Start, *, oversampling_factor: float, rounds: int, kept: Scanner | None = None
+) -> list[Seeds]:
     """Seed by k-means|| (Bahmani et al. 2012, algorithm 2), with one set of candidates for all models.
 
-    Passes over the data: `rounds` to draw candidates, one to weigh them.
+    Passes over the data: `rounds` to draw candidates; one to weigh them, where no uniform sample of the rows is `kept`
+    that tells.
     """
     n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
     first = weighted_choice(start.sample.weight, 1, start.generator(FOR_CANDIDATES))
-    candidates = start.sample.X[first]
+    candidates = start.sample.take(first)
     for number in range(1, rounds + 1):
         purpose = FOR_CANDIDATES + number
-        step = Draw(candidates.astype(np.float64), start.offset, n_draws, start.seed, purpose)
+        step = Draw(candidates.X.astype(np.float64), start.offset, n_draws, start.seed, purpose)
         drawn = scanner.scan(step, f"k-means|| {number}/{rounds}")
         scanner.judge(drawn.cost, None)
-        candidates = np.concatenate([candidates, drawn.rows.X])
-    if len(candidates) < max(start.n_clusters):
-        (fill,) = random_rows(replace(start, n_clusters=(max(start.n_clusters),)))
-        candidates = np.concatenate([candidates, fill[0].astype(candidates.dtype)])
-    weigh = Assign(Stack.of([candidates.astype(np.float64)]), start.offset)
-    found = scanner.scan(weigh, "k-means|| weights")
-    scanner.judge(float(found.inertia.sum()), None)
-    # The mean of a candidate's rows stands for them better than the candidate, and the pass that counts them knows it.
-    full = found.counts > 0
-    means = (found.sums[full] / found.counts[full, None]).astype(candidates.dtype)
-    return [
-        recluster(means, found.counts[full], k, start.generator(FOR_RECLUSTER + m))
-        for m, k in enumerate(start.n_clusters)
-    ]
+        candidates = RowSet.concatenate([candidates, drawn.rows])
+    if len(candidates.X) < max(start.n_clusters):
+        candidates = RowSet.concatenate([candidates, _random(start, max(start.n_clusters), 0)])
+    means, counts = _weighed(scanner, candidates, start.offset, kept)
+    return [recluster(means, counts, k, start.generator(FOR_RECLUSTER + m)) for m, k in enumerate(start.n_clusters)]
+
+
+def _weighed(scanner: Scanner, candidates: RowSet, offset: Float64s, kept: Scanner | None) -> tuple[Rows, Float64s]:
+    """Return the means and the weights of the rows that are nearest to each candidate.
+
+    The mean of these rows stands for them better than the candidate, and what counts them knows it.
+    """
+    weigh = Assign(Stack.of([candidates.X.astype(np.float64)]), offset)
+    if kept is None:
+        found = scanner.scan(weigh, "k-means|| weights")
+        scanner.judge(float(found.inertia.sum()), None)
+        sums, counts = found.sums, found.counts
+    else:
+        found = kept.scan(AssignKept(weigh, with_sample=True))
+        # A candidate is a row too, and all there is of a cluster so small that the sample has missed it.
+        sums = found.sums + candidates.weight[:, None] * candidates.X
+        counts = found.counts + candidates.weight
+    full = counts > 0
+    return (sums[full] / counts[full, None]).astype(candidates.X.dtype), counts[full]
 
 
 def recluster(candidates: Rows, weight: Float64s, k: int, generator: np.random.Generator) -> Seeds:
@@ -173,6 +187,19 @@ def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Float64s]:
         models = in_memory(sample.X, sample.weight, tries, stop)
         best.append(min(models, key=lambda model: model.total_inertia).centers)
     return best
+
+
+def polish_on_kept(kept: Scanner, seeds: list[Float64s], stop: Stop, offset: Float64s) -> list[Float64s]:
+    """Iterate on a uniform sample of the rows that is kept where they are read, from one start for each model."""
+    models = [Model(centers) for centers in seeds]
+    moving = list(models)
+    while moving:
+        stack = Stack.of([model.centers for model in moving])
+        found = split(kept.scan(AssignKept(Assign(stack, offset), with_sample=True)), stack)
+        for model, part in zip(moving, found, strict=True):
+            advance(model, part, stop, kept.samples.dtype)
+        moving = [model for model in moving if not model.converged and model.n_iter < FARTHEST_AHEAD]
+    return [model.centers for model in models]
 
 
 def best_of_each(sample: RowSet, models: list[Float64s], offset: Float64s) -> list[Float64s]:

@@ -25,7 +25,8 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 # Purposes of random words: the same seed gives independent words for each.
-FOR_SAMPLE, FOR_PARTITION, FOR_RECLUSTER, FOR_CANDIDATES, FOR_FROZEN = 1, 2**20, 2**21, 2**22, 2**23
+FOR_SAMPLE, FOR_UNIFORM = 1, 2
+FOR_PARTITION, FOR_RECLUSTER, FOR_CANDIDATES, FOR_FROZEN = 2**20, 2**21, 2**22, 2**23
 
 
 class RowSet(NamedTuple):

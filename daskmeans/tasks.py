@@ -67,7 +67,7 @@ class Work:
             one_blas_thread_for_good()
         total: Any = None
         n_bytes = 0
-        kept: list[Block] = []
+        kept: list[Any] = []
         for place, i in enumerate(blocks):
             block = () if given is None else given[place]
             read = 0
@@ -85,7 +85,7 @@ class Work:
             total = partial if place == 0 else self.step.merge(total, partial)
             n_bytes += read
             self.tick(1, read)
-        return Scanned(total, n_bytes, peak_rss_bytes(), Block.concatenate(kept) if kept else None)
+        return Scanned(total, n_bytes, peak_rss_bytes(), self.step.keep(kept) if kept else None)
 
 
 def _map_task(work: Work, blocks: tuple[int, ...], given: Sequence[Any], fresh: bool) -> Any:

@@ -32,7 +32,7 @@ LAYERS = [
     {"stores", "transforms", "spreads"},
     {"resolve"},
     {"blocking"},
-    {"gridded", "handles", "kernels", "moments", "philox"},
+    {"gridded", "handles", "kernels", "moments", "packed", "philox"},
     {"cells"},
     {"jit"},
     {"ome", "nodes"},
