@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -48,9 +48,8 @@ FOREVER = 1e100
 # patches (k = 16, 64).
 NEAR = 0.1
 
-# Active rows serve beyond the sample where they last for this part of what the last look-ahead has closed, of this part
-# of what may be kept.
-CERTAIN, ACTIVE_PART = 0.1, 0.5
+# The part of what may be kept that is for active rows where there is a sample too.
+ACTIVE_PART = 0.25
 
 # A look-ahead may go this much farther than the last: rows were kept for one that goes as far.
 FARTHER = 2.0
@@ -248,35 +247,30 @@ class Choice:
             for k, move in zip(np.diff(stack.starts), moves, strict=True)
         ]
         lasts = np.stack([gap / closed[own] for gap, own, closed in zip(found.gap, found.labels, closing, strict=True)])
-        known = np.array([[move is not None] for move in moves])
-        soonest = np.where(known, lasts, np.inf).min(axis=0)
         if not self.sampled:
             active = _largest(lambda scale: (lasts.min(axis=0) < scale).mean() <= min(MOST_ACTIVE, self.share))
             if active < self.must_last:
                 return None
             return Limits(np.concatenate(closing) * active, np.zeros(len(stack.centers)), np.zeros(len(moves)))
-        active = _largest(lambda scale: (soonest < scale).mean() <= ACTIVE_PART * self.share)
-        if active < CERTAIN:
-            active = 0.0
+        known = np.array([move is not None for move in moves])[:, None]
+        # By the distance to the border, and only within a model by how fast it moves.
+        means = np.array([closed.mean() for closed in closing])[:, None]
+        nearest = np.where(known, lasts * means, np.inf).min(axis=0)
+        active = _largest(lambda scale: (nearest < scale).mean() <= ACTIVE_PART * self.share)
+        left = self.share - (nearest < active).mean()
         near = np.where(known, NEAR, FOREVER)
-        odds = (near / np.maximum(lasts, near)) ** 2
-        others = soonest >= active
-        left = self.share - (~others).mean()
-
-        def fits(scale: float) -> bool:
-            return bool(self.packed * (np.minimum(1.0, scale * odds).max(axis=0) * others).mean() <= left)
-
-        scale = _largest(fits)
+        odds = (near / np.maximum(lasts, near)) ** 2 * (nearest >= active)
+        scale = _largest(lambda scale: self.packed * np.minimum(1.0, scale * odds).max(axis=0).mean() <= left)
+        centers = np.concatenate(closing)
+        models = np.repeat(np.arange(len(moves)), np.diff(stack.starts))
         return Limits(
-            np.concatenate([active * closed * one for closed, one in zip(closing, known[:, 0], strict=True)]),
-            np.concatenate(
-                [limit * closed for limit, closed in zip(near[:, 0] * np.sqrt(scale), closing, strict=True)]
-            ),
+            np.where(known, active / means, 0.0)[models, 0] * centers,
+            np.sqrt(scale) * near[models, 0] * centers,
             np.full(len(moves), min(1.0, scale)),
         )
 
 
-def _largest(holds: Callable[[float], bool]) -> float:
+def _largest(holds: Callable[[float], Any]) -> float:
     """Return the largest number, about, at which a condition holds that holds for small ones."""
     low, high = SMALLEST, LARGEST
     for _ in range(BISECTIONS):

@@ -20,10 +20,13 @@ GROUP_ROWS = 256
 
 MOST_STEPS = 255
 
+# Of a weight the first half of a float32 is kept: its sign, its exponent and 8 binary digits.
+HALF_BYTES, HALF_BITS = 2, 16
+
 
 def packed_row_bytes(n_features: int, itemsize: int) -> float:
     """Return what a packed row takes, with its weight and its part of the group."""
-    return n_features * (1 + 2 * itemsize / GROUP_ROWS) + np.dtype(np.float32).itemsize
+    return n_features * (1 + 2 * itemsize / GROUP_ROWS) + HALF_BYTES
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class Packed:
     ----------
     steps : (n_rows, n_features) uint8.
     smallest, step : (n_groups, n_features) in the dtype of the rows.
-    weight : (n_rows,) float32.
+    weight : (n_rows,) uint16, the first halves of float32.
     """
 
     steps: npt.NDArray[np.uint8]
     smallest: Rows
     step: Rows
-    weight: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.uint16]
 
     @property
     def n_rows(self) -> int:
@@ -52,11 +55,10 @@ class Packed:
         """Pack the rows of a block and their weights."""
         X = np.ascontiguousarray(block.X)
         weight = np.ones(len(X)) if block.weight is None else block.weight
-        n_groups = -(-len(X) // GROUP_ROWS)
-        shape = (n_groups, X.shape[1])
-        packed = cls(
-            np.empty(X.shape, np.uint8), np.empty(shape, X.dtype), np.empty(shape, X.dtype), weight.astype(np.float32)
-        )
+        shape = (-(-len(X) // GROUP_ROWS), X.shape[1])
+        rounded = weight.astype(np.float32).view(np.uint32) + np.uint32(2 ** (HALF_BITS - 1))
+        half = (rounded >> np.uint32(HALF_BITS)).astype(np.uint16)
+        packed = cls(np.empty(X.shape, np.uint8), np.empty(shape, X.dtype), np.empty(shape, X.dtype), half)
         _pack(read_only(X), packed.steps, packed.smallest, packed.step)
         return packed
 
@@ -64,7 +66,8 @@ class Packed:
         """Return the rows, about, and their weights."""
         X = np.empty(self.steps.shape, self.step.dtype)
         _unpack(self.steps, self.smallest, self.step, X)
-        return X, self.weight.astype(np.float64)
+        whole = self.weight.astype(np.uint32) << np.uint32(HALF_BITS)
+        return X, whole.view(np.float32).astype(np.float64)
 
 
 @jit
