@@ -6,10 +6,10 @@ a, the row stays in its cluster, by the triangle inequality. So the rows with th
 active rows; all others are frozen into sums.
 
 To look ahead beyond that bound, a sample of the frozen rows stands for all of them, with weights, the denser the
-smaller the gap: so it is known about how many of them change cluster too. While the bound holds none does, and the
-sample changes nothing. How dense depends on how far the look-ahead will reach. The first goes far, and most rows can
-change cluster: all are as likely to be kept, and none is active. Each next one goes less far, so that ever more of what
-is kept lies near the borders, until all rows that can change cluster are active.
+smaller the gap: so it is known about how many of them change cluster too. It is packed, so rows of it are not quite
+where they were, and serve beyond the bound only. How dense it is depends on how far the look-ahead will reach. The
+first goes far, and most rows can change cluster: all are as likely to be kept, and none is active. Each next one goes
+less far, so that ever more of what is kept lies near the borders, until it is all rows that can change cluster.
 
 Several models share the rows in memory: what is kept for one serves all.
 """
@@ -48,8 +48,10 @@ FOREVER = 1e100
 # patches (k = 16, 64).
 NEAR = 0.1
 
-# The part of what may be kept that is for active rows where there is a sample too.
-ACTIVE_PART = 0.25
+# Where there is a sample too, this part of what may be kept is for active rows of those models for which it holds at
+# least all rows whose gap is below this part of what the last look-ahead has closed. Centers that move farther are
+# served better by a denser sample.
+ACTIVE_PART, CERTAIN = 0.5, 0.1
 
 # A look-ahead may go this much farther than the last: rows were kept for one that goes as far.
 FARTHER = 2.0
@@ -253,10 +255,12 @@ class Choice:
                 return None
             return Limits(np.concatenate(closing) * active, np.zeros(len(stack.centers)), np.zeros(len(moves)))
         known = np.array([move is not None for move in moves])[:, None]
+        most_active = ACTIVE_PART * self.share
+        ready = known & ((lasts < CERTAIN).mean(axis=1, keepdims=True) <= most_active)
         # By the distance to the border, and only within a model by how fast it moves.
         means = np.array([closed.mean() for closed in closing])[:, None]
-        nearest = np.where(known, lasts * means, np.inf).min(axis=0)
-        active = _largest(lambda scale: (nearest < scale).mean() <= ACTIVE_PART * self.share)
+        nearest = np.where(ready, lasts * means, np.inf).min(axis=0)
+        active = _largest(lambda scale: (nearest < scale).mean() <= most_active)
         left = self.share - (nearest < active).mean()
         near = np.where(known, NEAR, FOREVER)
         odds = (near / np.maximum(lasts, near)) ** 2 * (nearest >= active)
@@ -264,7 +268,7 @@ class Choice:
         centers = np.concatenate(closing)
         models = np.repeat(np.arange(len(moves)), np.diff(stack.starts))
         return Limits(
-            np.where(known, active / means, 0.0)[models, 0] * centers,
+            np.where(ready, active / means, 0.0)[models, 0] * centers,
             np.sqrt(scale) * near[models, 0] * centers,
             np.full(len(moves), min(1.0, scale)),
         )

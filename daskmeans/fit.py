@@ -54,6 +54,9 @@ FEW_ROWS = 1024
 # Less than this share of the sample that was asked for does not do.
 ENOUGH_OF_SAMPLE = 0.25
 
+# So many rows of a sample, for each candidate of k-means||, tell its weight; a pass need not.
+KEPT_PER_CANDIDATE = 32
+
 # Blocks in memory are at least so many times as large as the sums of a pass, so that adding these up costs little.
 BLOCK_TO_CENTERS = 4
 
@@ -153,8 +156,8 @@ def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal
     """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
     Passes over the data: one to survey, which is the first iteration too where `init` is an array and features are
-    taken as they are; `init_rounds` + 1 to seed by k-means||; at most one for each iteration; at most one for inertia
-    and labels.
+    taken as they are; `init_rounds` to seed by k-means||, and one more where no sample of the rows is kept that is
+    large enough to weigh candidates; at most one for each iteration; at most one for inertia and labels.
     """
     problem, models = solve(scanner, options, journal)
     best, outputs = settle(scanner, models, problem.offset, sink)
@@ -383,8 +386,11 @@ class Problem:
             seeds = seeding.plus_plus_on_sample(start)
         else:
             rounds = AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
+            n_candidates = 1 + rounds * options.oversampling_factor * max(options.n_clusters)
+            n_kept = _chance_to_stay(scanner, options) * self.surveyed.n_rows
+            weigh_by = kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None
             seeds = seeding.scalable(
-                scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds, kept=kept
+                scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds, kept=weigh_by
             )
         polished = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
         return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
