@@ -70,7 +70,7 @@ def add_to_cells(X: Any, weight: Any, label: Any, starts: Any, cells: Any, cell:
     n_rows = X.shape[0]
     cell[:n_rows] = 0
     for m in range(len(label)):
-        n_clusters = starts[m + 1] - starts[m]
+        n_clusters = np.int32(starts[m + 1] - starts[m])
         for t in range(n_rows):
             cell[t] = cell[t] * n_clusters + label[m, t]
     for t in range(n_rows):

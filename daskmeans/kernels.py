@@ -202,8 +202,9 @@ def _assign(
     label = np.empty((len(starts) - 1, size), np.int32)
     sq_norm = np.zeros(size, X.dtype)
     bound = np.empty(size, X.dtype)
-    dist = np.empty(size)  # at most, where a model shares cells with others
-    cell = np.empty(size, np.int64)
+    dist = np.empty(size)
+    most = np.empty(size, X.dtype)
+    cell = np.empty(size, np.int32)
     cells = [no_rows(_n_cells(starts[groups[g] : groups[g + 1] + 1]), d) for g in range(len(groups) - 1)]
     # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
     rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
@@ -225,16 +226,16 @@ def _assign(
                 _settle_ties(
                     block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, own
                 )
+                far = far_sq_dist[first:last]
                 if alone:
                     _add_up(block, w, centers, own, first, sums, counts, inertia, dist)
+                    n_far = _n_beyond(dist[:rows], far[0])
                 else:
+                    _most(best, sq_norm, bound, most)
+                    n_far = _n_beyond(most[:rows], far[0])
+                if n_far:
                     for t in range(rows):
-                        most = np.float64(best[t]) + np.float64(sq_norm[t]) + np.float64(bound[t])
-                        dist[t] = max(0.0, most) if most < np.inf else sq_dist_to(block[t], centers[first + own[t]])
-                far = far_sq_dist[first:last]
-                if not dist[:rows].max() <= far[0]:
-                    for t in range(rows):
-                        if not dist[t] <= far[0] and (len(w) == 0 or w[t] > 0):
+                        if not (dist[t] if alone else most[t]) <= far[0] and (len(w) == 0 or w[t] > 0):
                             exact = dist[t] if alone else sq_dist_to(block[t], centers[first + own[t]])
                             if exact > far[0]:
                                 heap = far, far_row[first:last], far_label[first:last]
@@ -244,6 +245,10 @@ def _assign(
                 if sq_dist.shape[1]:
                     sq_dist[m, begin : begin + rows] = dist[:rows]
                 if gap.shape[1]:
+                    if not alone:
+                        for t in range(rows):
+                            known = most[t] < np.inf
+                            dist[t] = max(0.0, most[t]) if known else sq_dist_to(block[t], centers[first + own[t]])
                     for t in range(rows):
                         reached = max(0.0, np.float64(second[t]) + np.float64(sq_norm[t]) - np.float64(bound[t]))
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
@@ -253,6 +258,23 @@ def _assign(
     for g in range(len(cells)):
         if groups[g + 1] - groups[g] > 1:
             add_to_clusters(cells[g], starts[groups[g] : groups[g + 1] + 1], centers, sums, counts, inertia)
+
+
+@jit
+def _most(best: Any, sq_norm: Any, bound: Any, most: Any) -> None:
+    """Fill what the squared distance to the nearest center is at most, NaN where it overflowed."""
+    for t in range(len(most)):
+        most[t] = best[t] + sq_norm[t] + bound[t]
+
+
+@jit
+def _n_beyond(sq_dist: Any, reach: float) -> int:
+    """Return how many of the numbers exceed `reach`, or are NaN."""
+    limit = sq_dist.dtype.type(reach * (1 - FLOAT32_MARGIN) if reach > 0 else reach)
+    n = 0
+    for t in range(len(sq_dist)):
+        n += not sq_dist[t] <= limit
+    return n
 
 
 @jit
