@@ -256,6 +256,8 @@ def _chance_to_stay(scanner: Scanner, options: FitOptions) -> float:
     samples = scanner.samples
     if options.algorithm == "lloyd" or not scanner.reads_each_pass or not samples.n_samples:
         return 0.0
+    if options.spherical and options.prepares:
+        return 0.0  # prepared rows may have no direction, which a pass over the rows themselves must find
     n_bytes = samples.n_samples * packed_row_bytes(samples.n_features, samples.dtype.itemsize)
     return min(1.0, options.budget.kept_bytes / n_bytes)
 

@@ -151,8 +151,9 @@ class Scanner:
         apply, blocks = self.samples.loader.transformed, _in_this_process(self._kept)
         if blocks:
             self._kept = blocks
-            with on_threads(apply, list(blocks.values())) as changed:
-                for i, block in zip(blocks, changed, strict=True):
+            places = list(blocks)  # not the blocks: each must go when what is made of it has come
+            with on_threads(lambda i: apply(blocks[i]), places) as changed:
+                for i, block in zip(places, changed, strict=True):
                     blocks[i] = block
         elif self._kept:
             self._kept = transformed(self._kept, apply)

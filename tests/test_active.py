@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskmeans.active import Choice, largest_other
+from daskmeans.active import AssignAndKeep, AssignKept, Choice, Limits, largest_other
+from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, lloyd, settle
 from daskmeans.samples import ArraySource, Grid, Loader, Samples
 from daskmeans.scan import Scanner
+from daskmeans.steps import Assign
 
 
 @dataclass
@@ -135,6 +137,21 @@ def test_active_rows_are_gone_before_the_next_pass_keeps_others():
     with dask.config.set(scheduler="synchronous"):
         lloyd(scanner, State(models), Stop(500, 1e-6), X.mean(axis=0), method)
     assert len(kept) >= 3 * 30
+
+
+def test_the_packed_sample_serves_beyond_the_exact_bound_only(rng):
+    X = rng.normal(size=(600, 3))
+    scanner = Scanner(Samples(Loader(ArraySource(X, None), Grid(((0, 200, 600),)), "error"), n_samples=len(X)))
+    centers, offset = Stack.of([X[:4]]), X.mean(axis=0)
+    limits = Limits(np.full(4, 0.3), np.full(4, 0.5), np.ones(1))
+    with dask.config.set(scheduler="synchronous"):
+        frozen, kept = scanner.scan_and_keep(AssignAndKeep(Assign(centers, offset), limits, 0, 1), "iteration")
+        alone, with_sample = (kept.scan(AssignKept(Assign(centers, offset), flag)) for flag in (False, True))
+    dist = np.sort(np.sqrt(((X[:, None] - X[:4]) ** 2).sum(axis=2)), axis=1)
+    gap = dist[:, 1] - dist[:, 0]
+    assert alone.counts.sum() == (gap < 0.3).sum()
+    assert frozen.smallest_gap.min() == pytest.approx(gap[gap >= 0.3].min())
+    assert with_sample.counts.sum() == pytest.approx(len(X), rel=0.2)  # weights stand for those that are not kept
 
 
 def test_the_largest_other_shift_is_that_of_any_other_center():

@@ -9,10 +9,14 @@ from sklearn.cluster import KMeans as ScikitKMeans
 from threadpoolctl import threadpool_limits
 
 from daskmeans import KMeans, seeding
+from daskmeans.active import AssignKept, KeepUniform
+from daskmeans.fit import fit
 from daskmeans.kernels import Stack
+from daskmeans.lloyd import Stop
+from daskmeans.memory import Budget
 from daskmeans.samples import samples_from_array, samples_from_chunks
 from daskmeans.scan import Scanner
-from daskmeans.steps import Assign, RowSet, Survey
+from daskmeans.steps import Assign, Nothing, RowSet, Survey
 
 N_RUNS = 11
 
@@ -64,6 +68,58 @@ def test_candidates_do_not_depend_on_chunks(rng):
         assert scanner.n_passes == 1 + 3 + 1, "a pass to survey, one for each round, one to weigh"
     for others in seeds[1:]:
         np.testing.assert_allclose(others, seeds[0])
+
+
+def streamed(X, n_chunks=10):
+    return Scanner(samples_from_chunks([da.from_array(X, chunks=(len(X) // n_chunks, X.shape[1]))], dtype=X.dtype))
+
+
+def test_a_sample_kept_by_the_survey_weighs_candidates_without_a_pass():
+    X = gauss_mixture(10, 0)
+    titles = {}
+    for name, n_bytes in {"large": X.nbytes // 4, "small": X.nbytes // 400}.items():
+        budget = Budget(n_bytes)
+        scanner = streamed(X)
+        fit(scanner, KMeans(10, random_state=0)._options(budget))
+        titles[name] = [report.title for report in scanner.history]
+        assert all(report.n_bytes == X.nbytes for report in scanner.history)
+    assert titles["large"][:4] == ["survey", "k-means|| 1/2", "k-means|| 2/2", "iteration"]
+    assert titles["small"][:5] == ["survey", "k-means|| 1/2", "k-means|| 2/2", "k-means|| weights", "iteration"]
+
+
+def test_seeds_weighed_by_a_kept_sample_are_as_good():
+    costs = {"pass": [], "kept": []}
+    for seed in range(N_RUNS):
+        X = gauss_mixture(10, seed)
+        scanner = streamed(X)
+        start = start_of(scanner, 50, seed)
+        _, kept = scanner.scan_and_keep(KeepUniform(Nothing(), 0.3, seed), "survey")
+        for name, by in {"pass": None, "kept": kept}.items():
+            before = scanner.n_passes
+            ((best, *_),) = seeding.scalable(scanner, start, oversampling_factor=2.0, rounds=2, kept=by)
+            assert scanner.n_passes - before == (3 if by is None else 2)
+            costs[name].append(cost(X, best))
+    assert np.median(costs["kept"]) <= 1.03 * np.median(costs["pass"])
+
+
+def test_a_kept_sample_polishes_without_a_pass():
+    X = gauss_mixture(10, 0)
+    scanner = streamed(X)
+    surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
+    (polished,) = seeding.polish_on_kept(kept, [X[:50]], Stop(300, 1e-4), surveyed.moments.mean)
+    whole = ScikitKMeans(50, init=X[:50], n_init=1).fit(X)
+    assert scanner.n_passes == 1
+    assert cost(X, polished) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
+
+
+def test_a_candidate_that_a_kept_sample_has_missed_is_not_lost(rng):
+    X = np.concatenate([rng.normal(size=(5000, 2)), [[1e6, 1e6]]])
+    scanner = streamed(X, 1)
+    _, kept = scanner.scan_and_keep(KeepUniform(Nothing(), 0.05, 0), "survey")
+    centers = Stack.of([np.array([[1e6, 1e6], [0.0, 0.0]])])
+    assert kept.scan(AssignKept(Assign(centers, X.mean(axis=0)), with_sample=True)).counts[0] == 0, "it was missed"
+    ((best, *_),) = seeding.scalable(scanner, start_of(scanner, 2), oversampling_factor=2.0, rounds=2, kept=kept)
+    assert (np.abs(best - 1e6).max(axis=1) < 1).sum() == 1
 
 
 @pytest.mark.parametrize("init", ["k-means||", "k-means++", "random", "random-partition"])
