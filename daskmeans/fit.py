@@ -20,7 +20,7 @@ from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
 from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES, Budget, sample_size
-from daskmeans.moments import Moments
+from daskmeans.moments import Moments, moments
 from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner, Step
@@ -330,8 +330,8 @@ class Problem:
         offset, variance, sample = surveyed.moments.mean, surveyed.moments.variance, surveyed.sample
         if preparation is not None:
             sample = sample._replace(X=_transform(preparation, options).apply(sample.X))
-            X = sample.X.astype(np.float64)
-            offset, variance = X.mean(axis=0), X.var(axis=0)
+            prepared = moments(sample.X, None)
+            offset, variance = prepared.mean, prepared.variance
         if isinstance(preparation, Standardize) and not options.spherical:
             offset = (surveyed.moments.mean - preparation.mean) / preparation.scale
             variance = surveyed.moments.variance / preparation.scale**2

@@ -41,7 +41,8 @@ class Standardize:
 
     def apply(self, X: Rows) -> Rows:
         """Return scaled rows."""
-        scaled: Rows = (X - self.mean.astype(X.dtype)) / self.scale.astype(X.dtype)
+        scaled: Rows = X - self.mean.astype(X.dtype)
+        scaled /= self.scale.astype(X.dtype)
         return scaled
 
     def inverse(self, centers: Float64s) -> Float64s:
