@@ -135,7 +135,7 @@ class AssignAndKeep:
             u = philox.uniform(philox.random_words(self.seed, self.purpose, block.row_ids()))
         is_active, factor, smallest_gap = kernels.freeze(found.gap, found.labels, self.assign.stack, *self.limits, u)
         active, sample = np.flatnonzero(is_active), np.flatnonzero(factor)
-        picked = Picked(block.take(active, np.ones(len(active))), block.take(sample, factor[sample]))
+        picked = Picked(block.take(active), block.take(sample, factor[sample]))
         return Frozen(self.assign.collect(block, found), smallest_gap), picked
 
     def keep(self, picked: Sequence[Picked]) -> KeptBlock:
@@ -174,7 +174,7 @@ class KeepUniform(Generic[P, R]):
         u = philox.uniform(philox.random_words(self.seed, FOR_UNIFORM, block.row_ids()))
         sample, none = np.flatnonzero(u < self.chance), np.empty(0, dtype=np.int64)
         factor = np.full(len(sample), 1 / self.chance)
-        return self.step.map(block), Picked(block.take(none, np.empty(0)), block.take(sample, factor))
+        return self.step.map(block), Picked(block.take(none), block.take(sample, factor))
 
     def keep(self, picked: Sequence[Picked]) -> KeptBlock:
         """Pack the sample."""

@@ -424,7 +424,7 @@ class Problem:
             n_bytes = BOUND_BYTES * self.surveyed.n_rows * len(self.options.each_model)
             return BOUNDED if n_bytes <= self.options.budget.kept_bytes else PLAIN
         n_features, itemsize = self.sample.X.shape[1], self.dtype.itemsize
-        row_bytes = n_features * itemsize + WEIGHT_BYTES
+        row_bytes = n_features * itemsize + (WEIGHT_BYTES if self.surveyed.has_weights else 0)
         packed = packed_row_bytes(n_features, itemsize) / row_bytes
         share = self.options.budget.kept_bytes / (self.surveyed.n_rows * row_bytes)
         n_rows, reads, look_ahead = self.surveyed.n_rows, scanner.reads_each_pass, self.looks_ahead(scanner)

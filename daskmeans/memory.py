@@ -120,7 +120,7 @@ def sample_size(row_bytes: int, n_clusters: int, budget: Budget) -> int:
 # Beside its features a row costs, while its block is worked on, a label, a distance, an id, a mask.
 ROW_OVERHEAD_BYTES = 24
 
-# Beside its features a row that is kept between passes has a weight.
+# Beside its features a row that is kept between passes has its weight, where the data has weights.
 WEIGHT_BYTES = 8
 
 

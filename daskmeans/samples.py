@@ -139,9 +139,11 @@ class Block:
         """Return the block with what `apply` makes of its rows."""
         return replace(self, X=apply(self.X))
 
-    def take(self, rows: npt.NDArray[np.int64], factor: npt.NDArray[np.float64]) -> Block:
+    def take(self, rows: npt.NDArray[np.int64], factor: npt.NDArray[np.float64] | None = None) -> Block:
         """Return the rows at these places, their weights times `factor`, (len(rows),), without their places."""
-        weight = factor if self.weight is None else factor * self.weight[rows]
+        weight = None if self.weight is None else self.weight[rows]
+        if factor is not None:
+            weight = factor if weight is None else factor * weight
         return Block(self.index, self.region, self.grid, self.X[rows], weight, None)
 
     @staticmethod

@@ -112,6 +112,7 @@ class Surveyed(NamedTuple):
     dropped : cells that are no rows, and why.
     n_eligible : rows that the sample is drawn from: those of positive weight.
     n_non_finite, first_non_finite : rows with a NaN or an infinity, and the id of the first; -1 if none.
+    has_weights : whether rows have weights of their own.
     n_bad_weights, first_bad_weight : rows whose weight is negative, NaN or infinite, and the id of the first.
     moments, weighted : moments of the rows, unweighted and weighted.
     sample : uniform sample of the rows of positive weight, ordered by row id.
@@ -122,6 +123,7 @@ class Surveyed(NamedTuple):
     n_eligible: int
     n_non_finite: int
     first_non_finite: int
+    has_weights: bool
     n_bad_weights: int
     first_bad_weight: int
     moments: Moments
@@ -163,6 +165,7 @@ class Survey:
             n_eligible=int(eligible.sum()),
             n_non_finite=n_bad,
             first_non_finite=int(row_ids[first_bad]) if n_bad else -1,
+            has_weights=block.weight is not None,
             n_bad_weights=len(bad_weights),
             first_bad_weight=int(row_ids[bad_weights[0]]) if len(bad_weights) else -1,
             moments=plain,
@@ -192,6 +195,7 @@ class Survey:
             n_eligible=a.n_eligible + b.n_eligible,
             n_non_finite=a.n_non_finite + b.n_non_finite,
             first_non_finite=a.first_non_finite if a.n_non_finite else b.first_non_finite,
+            has_weights=a.has_weights or b.has_weights,
             n_bad_weights=a.n_bad_weights + b.n_bad_weights,
             first_bad_weight=a.first_bad_weight if a.n_bad_weights else b.first_bad_weight,
             moments=a.moments.merge(b.moments),

@@ -154,6 +154,23 @@ def test_the_packed_sample_serves_beyond_the_exact_bound_only(rng):
     assert with_sample.counts.sum() == pytest.approx(len(X), rel=0.2)  # weights stand for those that are not kept
 
 
+@pytest.mark.parametrize("weight", [None, np.arange(1.0, 601.0)])
+def test_active_rows_have_weights_only_where_the_data_has(rng, weight):
+    X = rng.normal(size=(600, 3))
+    samples = Samples(Loader(ArraySource(X, weight), Grid(((0, 200, 600),)), "error"), n_samples=len(X))
+    limits = Limits(np.full(4, 0.3), np.full(4, 0.5), np.ones(1))
+    step = AssignAndKeep(Assign(Stack.of([X[:4]]), X.mean(axis=0)), limits, 0, 1)
+    with dask.config.set(scheduler="synchronous"):
+        _, kept = Scanner(samples).scan_and_keep(step, "iteration")
+    blocks = list(kept._kept.values())
+    assert sum(block.n_rows for block in blocks) > 100
+    if weight is None:
+        assert all(block.weight is None for block in blocks)
+    else:
+        weighed = {tuple(x): w for block in blocks for x, w in zip(block.X, block.weight, strict=True)}
+        assert weighed.items() <= {tuple(x): w for x, w in zip(X, weight, strict=True)}.items()
+
+
 def test_the_largest_other_shift_is_that_of_any_other_center():
     np.testing.assert_array_equal(largest_other(np.array([3.0, 1.0, 2.0])), [2, 3, 3])
     np.testing.assert_array_equal(largest_other(np.array([3.0])), [0])
