@@ -26,83 +26,84 @@ class Cells(NamedTuple):
 
     Attributes
     ----------
-    taken : (n_cells,) bool, whether there is a row of it.
     origin : (n_cells, n_features) float64, the first row.
-    weight : (n_cells,) float64, of all rows.
-    sums : (n_cells, n_features) float64, weighted sums of the deviations from the origin.
-    sq_dev : (n_cells,) float64, weighted sum of their squares.
+    sums : (n_cells, n_features + 2) float64: weighted sums of the deviations from the origin; then the weight of all
+        rows, 0 where there is none; then the weighted sum of the squared deviations.
     """
 
-    taken: Any
     origin: Float64s
-    weight: Float64s
     sums: Float64s
-    sq_dev: Float64s
 
 
-def groups(starts: Int64s, n_rows: int, n_features: int) -> Int64s:
-    """Return where groups of models begin, (n_groups + 1,): of as many as have few enough cells together."""
+def grouped(n_clusters: Int64s, n_rows: int, n_features: int) -> tuple[Int64s, Int64s]:
+    """Divide models of so many clusters, (n_models,), into groups that have few enough cells, the largest first.
+
+    Returns
+    -------
+    The models, (n_models,), group after group; and where the groups begin, (n_groups + 1,).
+    """
     most = min(MOST_NUMBERS // (2 * n_features), n_rows // ROWS_PER_CELL)
-    begins, n_cells = [0], 1
-    for m, n_clusters in enumerate(np.diff(starts)):
-        n_cells *= int(n_clusters)
-        if n_cells > most and m > begins[-1]:
-            begins.append(m)
-            n_cells = int(n_clusters)
-    return np.array([*begins, len(starts) - 1], dtype=np.int64)
+    members: list[list[int]] = []
+    n_cells: list[int] = []
+    for m in np.argsort(-n_clusters, kind="stable"):
+        k = int(n_clusters[m])
+        g = next((g for g, n in enumerate(n_cells) if n * k <= most), len(members))
+        if g == len(members):
+            members.append([])
+            n_cells.append(1)
+        members[g].append(int(m))
+        n_cells[g] *= k
+    return np.concatenate(members).astype(np.int64), np.cumsum([0, *map(len, members)], dtype=np.int64)
 
 
 @jit
-def no_rows(n_cells: int, n_features: int) -> Any:
-    """Return cells without rows."""
-    return Cells(
-        np.zeros(n_cells, np.bool_),
-        np.zeros((n_cells, n_features)),
-        np.zeros(n_cells),
-        np.zeros((n_cells, n_features)),
-        np.zeros(n_cells),
-    )
+def no_rows(n_clusters: Any, n_features: int) -> Any:
+    """Return cells without rows, of models of so many clusters; none where there is one model, which needs none."""
+    n_cells = 0 if len(n_clusters) == 1 else n_clusters.prod()
+    return Cells(np.zeros((n_cells, n_features)), np.zeros((n_cells, n_features + 2)))
 
 
 @jit
-def add_to_cells(X: Any, weight: Any, label: Any, starts: Any, cells: Any, cell: Any) -> None:
+def add_to_cells(X: Any, weight: Any, label: Any, n_clusters: Any, cells: Any, cell: Any) -> None:
     """Add rows to their cells, by their labels, (n_models, n_rows); `cell` is room for one number for each row."""
-    n_rows = X.shape[0]
+    n_rows, d = X.shape
     cell[:n_rows] = 0
     for m in range(len(label)):
-        n_clusters = np.int32(starts[m + 1] - starts[m])
+        k = np.int32(n_clusters[m])
         for t in range(n_rows):
-            cell[t] = cell[t] * n_clusters + label[m, t]
+            cell[t] = cell[t] * k + label[m, t]
+    origin, sums = cells.origin, cells.sums
     for t in range(n_rows):
         c = cell[t]
         w = weight[t] if len(weight) else 1.0
-        if not cells.taken[c]:
-            cells.taken[c] = True
-            for f in range(X.shape[1]):
-                cells.origin[c, f] = X[t, f]
+        if sums[c, d] == 0:  # nothing that weighs has come yet
+            for f in range(d):
+                origin[c, f] = X[t, f]
         total = 0.0
-        for f in range(X.shape[1]):
-            dev = np.float64(X[t, f]) - cells.origin[c, f]
+        for f in range(d):
+            dev = np.float64(X[t, f]) - origin[c, f]
             total += dev * dev
-            cells.sums[c, f] += w * dev
-        cells.weight[c] += w
-        cells.sq_dev[c] += w * total
+            sums[c, f] += w * dev
+        sums[c, d] += w
+        sums[c, d + 1] += w * total
 
 
 @jit
-def add_to_clusters(cells: Any, starts: Any, centers: Any, sums: Any, counts: Any, inertia: Any) -> None:
-    """Add each cell to the clusters that it lies in, one of each model; `starts` are those of the group's models."""
-    n_cells, d = cells.sums.shape
+def add_to_clusters(cells: Any, models: Any, starts: Any, centers: Any, sums: Any, counts: Any, inertia: Any) -> None:
+    """Add each cell to the clusters that it lies in, one of each of the group's `models`."""
+    n_cells, d = cells.origin.shape
     for i in range(n_cells):
-        if not cells.taken[i]:
+        w = cells.sums[i, d]
+        if w == 0:
             continue
-        rest, w = i, cells.weight[i]
-        for m in range(len(starts) - 2, -1, -1):
+        rest = i
+        for p in range(len(models) - 1, -1, -1):
+            m = models[p]
             n_clusters = starts[m + 1] - starts[m]
             c = starts[m] + rest % n_clusters
             rest //= n_clusters
             # sum w |x - c|^2 = sum w |x - o|^2 + 2 (o - c) . sum w (x - o) + |o - c|^2 sum w
-            total = cells.sq_dev[i]
+            total = cells.sums[i, d + 1]
             for f in range(d):
                 apart = cells.origin[i, f] - centers[c, f]
                 total += apart * (2 * cells.sums[i, f] + w * apart)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from daskmeans.cells import add_to_cells, add_to_clusters, groups, no_rows
+from daskmeans.cells import add_to_cells, add_to_clusters, grouped, no_rows
 from daskmeans.jit import NO_WEIGHT, Float64s, Int64s, jit, read_only
 from daskmeans.samples import Rows
 
@@ -156,7 +156,7 @@ def assign(
         stack.centers,
         stack.starts,
         *stack.expanded(offset, X.dtype),
-        np.arange(n_models + 1) if with_sq_dist else groups(stack.starts, n_rows, n_features),
+        *grouped(np.diff(stack.starts), 0 if with_sq_dist else n_rows, n_features),
         *result,
     )
     return result
@@ -181,6 +181,7 @@ def _assign(
     offset: Any,
     factors: Any,
     sq_norms: Any,
+    order: Any,
     groups: Any,
     sums: Any,
     counts: Any,
@@ -205,9 +206,13 @@ def _assign(
     dist = np.empty(size)
     most = np.empty(size, X.dtype)
     cell = np.empty(size, np.int32)
-    cells = [no_rows(_n_cells(starts[groups[g] : groups[g + 1] + 1]), d) for g in range(len(groups) - 1)]
+    n_clusters = np.array([starts[m + 1] - starts[m] for m in order])
+    cells = [no_rows(n_clusters[groups[g] : groups[g + 1]], d) for g in range(len(groups) - 1)]
     # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
     rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
+    largest = np.empty(len(starts) - 1, X.dtype)
+    for m in range(len(largest)):
+        largest[m] = 2 * sq_norms[starts[m] : starts[m + 1]].max()
 
     for begin in range(0, n, size):
         rows = min(size, n - begin)
@@ -217,23 +222,21 @@ def _assign(
         w = weight[begin : begin + rows]
         for g in range(len(cells)):
             alone = groups[g + 1] - groups[g] == 1
-            for m in range(groups[g], groups[g + 1]):
-                first, last, own = starts[m], starts[m + 1], label[m]
-                largest = 2 * sq_norms[first:last].max()
-                for t in range(size):
-                    bound[t] = rounding * (sq_norm[t] + largest)
-                _two_smallest(scores[first:last], sq_norms[first:last], best, second, own)
-                _settle_ties(
-                    block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, own
+            for p in range(groups[g], groups[g + 1]):
+                m, own = order[p], label[p]
+                first, last = starts[m], starts[m + 1]
+                _two_smallest(scores, sq_norms, first, last, best, second, own)
+                unclear, n_far = _judge(
+                    rows, best, second, sq_norm, largest[m], rounding, far_sq_dist[first], bound, most
                 )
-                far = far_sq_dist[first:last]
+                if unclear:
+                    _settle_ties(
+                        block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, own
+                    )
                 if alone:
                     _add_up(block, w, centers, own, first, sums, counts, inertia, dist)
-                    n_far = _n_beyond(dist[:rows], far[0])
-                else:
-                    _most(best, sq_norm, bound, most)
-                    n_far = _n_beyond(most[:rows], far[0])
                 if n_far:
+                    far = far_sq_dist[first:last]
                     for t in range(rows):
                         if not (dist[t] if alone else most[t]) <= far[0] and (len(w) == 0 or w[t] > 0):
                             exact = dist[t] if alone else sq_dist_to(block[t], centers[first + own[t]])
@@ -254,38 +257,40 @@ def _assign(
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
             if not alone:
                 of_group = slice(groups[g], groups[g + 1])
-                add_to_cells(block, w, label[of_group], starts[groups[g] : groups[g + 1] + 1], cells[g], cell)
+                add_to_cells(block, w, label[of_group], n_clusters[of_group], cells[g], cell)
     for g in range(len(cells)):
         if groups[g + 1] - groups[g] > 1:
-            add_to_clusters(cells[g], starts[groups[g] : groups[g + 1] + 1], centers, sums, counts, inertia)
+            add_to_clusters(cells[g], order[groups[g] : groups[g + 1]], starts, centers, sums, counts, inertia)
 
 
 @jit
-def _most(best: Any, sq_norm: Any, bound: Any, most: Any) -> None:
-    """Fill what the squared distance to the nearest center is at most, NaN where it overflowed."""
-    for t in range(len(most)):
-        most[t] = best[t] + sq_norm[t] + bound[t]
+def _judge(
+    n_rows: int,
+    best: Any,
+    second: Any,
+    sq_norm: Any,
+    largest: Any,
+    rounding: Any,
+    reach: float,
+    bound: Any,
+    most: Any,
+) -> tuple[int, int]:
+    """Fill by how much two scores may be wrong, and what the squared distance to the nearest center is at most.
 
-
-@jit
-def _n_beyond(sq_dist: Any, reach: float) -> int:
-    """Return how many of the numbers exceed `reach`, or are NaN."""
-    limit = sq_dist.dtype.type(reach * (1 - FLOAT32_MARGIN) if reach > 0 else reach)
-    n = 0
-    for t in range(len(sq_dist)):
-        n += not sq_dist[t] <= limit
-    return n
-
-
-@jit
-def _n_cells(starts: Any) -> int:
-    """Return how many cells the clusters of some models have; none where there is one model."""
-    if len(starts) == 2:
-        return 0
-    n_cells = 1
-    for m in range(len(starts) - 1):
-        n_cells *= starts[m + 1] - starts[m]
-    return n_cells
+    Both are NaN or infinite where a square overflowed. Returns for how many rows the label is not certain, and for how
+    many that distance may exceed `reach`.
+    """
+    limit = best.dtype.type(reach * (1 - FLOAT32_MARGIN) if reach > 0 else reach)
+    unclear = 0
+    n_far = 0
+    for t in range(n_rows):
+        wrong = rounding * (sq_norm[t] + largest)
+        reached = best[t] + sq_norm[t] + wrong
+        bound[t] = wrong
+        most[t] = reached
+        unclear += not second[t] - best[t] > wrong
+        n_far += not reached <= limit
+    return unclear, n_far
 
 
 @jit
@@ -311,20 +316,20 @@ def _shift_tile(X: Any, offset: Any, tile: Any, sq_norm: Any) -> None:
 
 
 @jit
-def _two_smallest(scores: Any, sq_norms: Any, best: Any, second: Any, label: Any) -> None:
+def _two_smallest(scores: Any, sq_norms: Any, first: int, last: int, best: Any, second: Any, label: Any) -> None:
     """Fill the smallest and second smallest score of each column, and the row of the smallest."""
     for t in range(scores.shape[1]):
         best[t] = np.inf
         second[t] = np.inf
         label[t] = 0
-    for j in range(scores.shape[0]):
+    for j in range(first, last):
         norm = sq_norms[j]
         for t in range(scores.shape[1]):
             score = norm + scores[j, t]
             second[t] = min(second[t], max(score, best[t]))
             if score < best[t]:
                 best[t] = score
-                label[t] = j
+                label[t] = j - first
 
 
 @jit
@@ -332,11 +337,6 @@ def _settle_ties(
     X: Any, centers: Any, sq_norms: Any, scores: Any, best: Any, second: Any, bound: Any, label: Any
 ) -> None:
     """Correct the label where rounding could have changed the order of the two smallest scores."""
-    clear = 0
-    for t in range(X.shape[0]):
-        clear += second[t] - best[t] > bound[t]
-    if clear == X.shape[0]:
-        return
     for t in range(X.shape[0]):
         # Negated, so that scores which overflowed or are NaN are compared in float64 too.
         if not second[t] - best[t] > bound[t]:
@@ -504,7 +504,7 @@ def _reassign(
             np.dot(factors, tile.T, scores)
             for t in range(size):
                 bound[t] = rounding * (sq_norm[t] + largest)
-            _two_smallest(scores, sq_norms, best, second, label)
+            _two_smallest(scores, sq_norms, 0, len(centers), best, second, label)
             for t in range(taken):
                 if not second[t] - best[t] > bound[t]:
                     label[t] = _nearest(X[rows[t]], centers, sq_norms, scores[:, t], best[t] + bound[t])

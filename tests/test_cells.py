@@ -1,17 +1,19 @@
 """Cells: the sums of several models, taken together, are those of each alone."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from daskmeans import cells, kernels
-from daskmeans.cells import groups
+from daskmeans.cells import grouped
 from daskmeans.kernels import Stack, assign
 
 
 def both(X, weight, models):
     """Assign rows to the models together by cells, and by each alone; the results side by side, model by model."""
     stack, offset = Stack.of(models), X.mean(axis=0, dtype=np.float64)
-    assert len(groups(stack.starts, *X.shape)) < len(models) + 1, "no models share cells"
+    assert len(grouped(np.diff(stack.starts), *X.shape)[1]) < len(models) + 1, "no models share cells"
     together = assign(X, weight, stack, offset, with_labels=True, with_gap=True)
     for m, centers in enumerate(models):
         alone = assign(X, weight, Stack.of([centers]), offset, with_labels=True, with_gap=True)
@@ -45,13 +47,20 @@ def test_rows_on_their_centers_have_no_inertia_at_all(rng):
     assert (found.inertia[8:] > 0).all()
 
 
+def groups(*args):
+    models, begins = grouped(*args)
+    return [models[begin:end].tolist() for begin, end in itertools.pairwise(begins)]
+
+
 def test_groups_are_as_large_as_their_cells_are_few():
-    starts = np.array([0, 2, 5, 9, 14])  # 2, 3, 4 and 5 clusters
-    assert groups(starts, 10**6, 4).tolist() == [0, 4]
-    assert groups(starts, 24 * cells.ROWS_PER_CELL, 4).tolist() == [0, 3, 4]
-    assert groups(starts, 24 * cells.ROWS_PER_CELL - 1, 4).tolist() == [0, 2, 4]
-    assert groups(starts, 0, 4).tolist() == [0, 1, 2, 3, 4]
-    assert groups(np.array([0, 10**6, 10**6 + 2]), 10**9, 4).tolist() == [0, 1, 2]
+    n_clusters = np.array([2, 3, 4, 5])
+    assert groups(n_clusters, 10**6, 4) == [[3, 2, 1, 0]]
+    assert groups(n_clusters, 24 * cells.ROWS_PER_CELL, 4) == [[3, 2], [1, 0]]
+    assert groups(n_clusters, 24 * cells.ROWS_PER_CELL - 1, 4) == [[3, 2], [1, 0]]
+    assert groups(n_clusters, 19 * cells.ROWS_PER_CELL, 4) == [[3, 1], [2, 0]]
+    assert groups(n_clusters, 0, 4) == [[3], [2], [1], [0]]
+    assert groups(np.array([10**6, 2]), 10**9, 4) == [[0], [1]]
+    assert groups(np.arange(2, 13), 10**6, 16) == [[10, 9, 5], [8, 7, 6], [4, 3, 2, 1, 0]]
 
 
 def test_compiled_sums_equal_their_python_source(rng, monkeypatch):
@@ -59,7 +68,7 @@ def test_compiled_sums_equal_their_python_source(rng, monkeypatch):
     weight = rng.integers(0, 3, size=200).astype(np.float64)
     stack = Stack.of([rng.integers(0, 5, size=(k, 2)).astype(np.float64) for k in (2, 3, 2)])
     compiled = assign(X, weight, stack, np.zeros(2))
-    for name in ("_assign", "_n_cells", "sq_dist_to", "no_rows", "add_to_cells", "add_to_clusters"):
+    for name in ("_assign", "_judge", "sq_dist_to", "no_rows", "add_to_cells", "add_to_clusters"):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
     plain = assign(X, weight, stack, np.zeros(2))
     for a, b in zip(compiled, plain, strict=True):
