@@ -265,8 +265,8 @@ class Plan:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Peak bytes of one task: the block, its copies while it is decoded, and temporaries."""
-        return self.largest_block_rows * (2 * self.row_bytes + ROW_OVERHEAD_BYTES)
+        """Peak bytes of one task: the block, as it is stored, decoded and put together, and temporaries."""
+        return self.largest_block_rows * (3 * self.row_bytes + ROW_OVERHEAD_BYTES)
 
     @property
     def fits(self) -> bool:

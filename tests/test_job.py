@@ -193,7 +193,7 @@ def test_next_run_cleans_up_behind_dead_ones_and_puts_back_what_they_were_replac
 def test_plan_adds_up_what_a_worker_holds():
     rows = Plan(10**6, 64, 4, n_blocks=10, largest_block_rows=10**5, budget=Budget(GIB), n_clusters=8)
     plan = JobPlan(rows, Workers(2, 4, 4 * GIB), fixed_passes=5, max_iter=10)
-    assert rows.in_flight_bytes == 10**5 * (2 * 256 + 24)
+    assert rows.in_flight_bytes == 10**5 * (3 * 256 + 24)
     assert plan.kept_bytes == 256 * 10**6
     assert plan.worker_bytes > 4 * rows.in_flight_bytes + 128 * 10**6
     plan.check()
