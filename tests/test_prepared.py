@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,19 @@ from sklearn import cluster, decomposition, preprocessing
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 
+from daskmeans import KMeans
 from daskmeans.errors import ConfigError, DataError
+from daskmeans.fit import Problem
 from daskmeans.job import checkpoint
 from daskmeans.job.configfile import load_config
 from daskmeans.job.predict import predict_job
 from daskmeans.job.run import run_job
+from daskmeans.memory import Budget
+from daskmeans.moments import moments
+from daskmeans.samples import NONE_DROPPED
 from daskmeans.scan import Scanner
+from daskmeans.steps import RowSet, Surveyed
+from daskmeans.transforms import Standardize
 
 QUIET = Console(quiet=True)
 N_ROWS, N_FEATURES, N_CLUSTERS = 3000, 8, 4
@@ -178,3 +187,18 @@ def test_predict_refuses_to_treat_new_data_otherwise(key, message):
     run("preprocess={pca: 3}")
     with pytest.raises(ConfigError, match=message):
         predict_job(Path("out"), "X.zarr", "labels.zarr", [key], False, QUIET)
+
+
+def test_preparing_the_sample_takes_one_copy_of_it(rng):
+    sample = RowSet(np.arange(50_000), rng.normal(size=(50_000, 16)).astype(np.float32) + 100, np.ones(50_000))
+    found = moments(sample.X, None)
+    surveyed = Surveyed(len(sample.X), NONE_DROPPED, len(sample.X), 0, -1, False, 0, -1, found, found, sample)
+    options = replace(KMeans(4)._options(Budget(2**24)), scale="standard")
+    tracemalloc.start()
+    try:
+        problem = Problem.of(surveyed, Standardize.of(found), options, sample.X.dtype)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert problem.sample.X.var(axis=0) == pytest.approx(np.ones(16), rel=1e-3)
+    assert sample.X.nbytes <= peak < 1.5 * sample.X.nbytes
