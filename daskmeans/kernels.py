@@ -14,14 +14,12 @@ import numpy.typing as npt
 
 from daskmeans.cells import add_to_cells, add_to_clusters, grouped, no_rows
 from daskmeans.jit import NO_WEIGHT, Float64s, Int64s, jit, read_only
+from daskmeans.products import fill, multiply, padded, room, room_for_products, tile_for
 from daskmeans.samples import Rows
 
 # Rows of a tile: its features and its scores stay in the L2 cache. 128 to 1024 were tried on shapes from d=4, k=8 to
 # d=768, k=1024; 256 was best or within 10 % of it throughout.
 TILE_ROWS = 256
-
-# With few centers a product of a short tile costs less than the call; then the tile is longer.
-FEW_CENTERS, LONG_TILE_ROWS = 16, 1024
 
 # More than the rounding of a sum of two numbers to float32, relative to it.
 FLOAT32_MARGIN = 1e-6
@@ -33,7 +31,8 @@ CACHE_LINES = 16
 class Expanded(NamedTuple):
     """What scores ``|c|^2 - 2 x.c`` are made of, in the dtype of the rows: offset, ``-2 c`` and ``|c|^2``.
 
-    The offset is rounded once, so that rows and centers are shifted by the very same point.
+    The offset is rounded once, so that rows and centers are shifted by the very same point. Zeros are added to the
+    others as `multiply` needs them.
     """
 
     offset: Rows
@@ -66,7 +65,7 @@ class Stack:
             shifted = self.centers - rounded
             with np.errstate(over="ignore"):
                 factors, sq_norms = (-2 * shifted).astype(dtype), (shifted**2).sum(axis=1).astype(dtype)
-            self._expanded[key] = Expanded(rounded, factors, sq_norms)
+            self._expanded[key] = Expanded(rounded, *padded(factors, sq_norms))
         return self._expanded[key]
 
     @classmethod
@@ -194,18 +193,14 @@ def _assign(
     gap: Any,
 ) -> None:
     n, d = X.shape
-    n_centers = len(centers)
-    size = min(TILE_ROWS if n_centers > FEW_CENTERS else LONG_TILE_ROWS, max(1, n))
-    tile = np.zeros((size, d), X.dtype)
-    scores = np.empty((n_centers, size), X.dtype)
-    best = np.empty(size, X.dtype)
-    second = np.empty(size, X.dtype)
-    label = np.empty((len(starts) - 1, size), np.int32)
-    sq_norm = np.zeros(size, X.dtype)
-    bound = np.empty(size, X.dtype)
+    size = min(TILE_ROWS, max(1, n))
+    tile = tile_for(size, offset)
+    scores = room_for_products(factors, size)
+    numbers = room(4, size, factors)
+    best, second, bound, most = numbers[0], numbers[1], numbers[2], numbers[3]
+    label = room(len(starts) - 1, size, far_label)
+    cell = room(1, size, far_label)[0]
     dist = np.empty(size)
-    most = np.empty(size, X.dtype)
-    cell = np.empty(size, np.int32)
     n_clusters = np.array([starts[m + 1] - starts[m] for m in order])
     cells = [no_rows(n_clusters[groups[g] : groups[g + 1]], d) for g in range(len(groups) - 1)]
     # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
@@ -217,22 +212,20 @@ def _assign(
     for begin in range(0, n, size):
         rows = min(size, n - begin)
         block = X[begin : begin + rows]
-        _shift_tile(block, offset, tile, sq_norm)
-        np.dot(factors, tile.T, scores)
+        fill(tile, X, np.arange(begin, begin + rows))
+        multiply(factors, sq_norms, tile.columns, scores)
         w = weight[begin : begin + rows]
         for g in range(len(cells)):
             alone = groups[g + 1] - groups[g] == 1
             for p in range(groups[g], groups[g + 1]):
                 m, own = order[p], label[p]
                 first, last = starts[m], starts[m + 1]
-                _two_smallest(scores, sq_norms, first, last, best, second, own)
+                _two_smallest(scores, first, last, best, second, own)
                 unclear, n_far = _judge(
-                    rows, best, second, sq_norm, largest[m], rounding, far_sq_dist[first], bound, most
+                    rows, best, second, tile.sq_norm, largest[m], rounding, far_sq_dist[first], bound, most
                 )
                 if unclear:
-                    _settle_ties(
-                        block, centers[first:last], sq_norms[first:last], scores[first:last], best, second, bound, own
-                    )
+                    _settle_ties(block, centers[first:last], scores[first:last], best, second, bound, own)
                 if alone:
                     _add_up(block, w, centers, own, first, sums, counts, inertia, dist)
                 if n_far:
@@ -253,7 +246,7 @@ def _assign(
                             known = most[t] < np.inf
                             dist[t] = max(0.0, most[t]) if known else sq_dist_to(block[t], centers[first + own[t]])
                     for t in range(rows):
-                        reached = max(0.0, np.float64(second[t]) + np.float64(sq_norm[t]) - np.float64(bound[t]))
+                        reached = max(0.0, np.float64(second[t]) + np.float64(tile.sq_norm[t]) - np.float64(bound[t]))
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
             if not alone:
                 of_group = slice(groups[g], groups[g + 1])
@@ -304,28 +297,15 @@ def sq_dist_to(x: Any, center: Any) -> float:
 
 
 @jit
-def _shift_tile(X: Any, offset: Any, tile: Any, sq_norm: Any) -> None:
-    """Fill `tile` with the rows less `offset`, and `sq_norm` with their squared norms."""
-    for t in range(X.shape[0]):
-        total = X.dtype.type(0)
-        for f in range(X.shape[1]):
-            value = X[t, f] - offset[f]
-            tile[t, f] = value
-            total += value * value
-        sq_norm[t] = total
-
-
-@jit
-def _two_smallest(scores: Any, sq_norms: Any, first: int, last: int, best: Any, second: Any, label: Any) -> None:
+def _two_smallest(scores: Any, first: int, last: int, best: Any, second: Any, label: Any) -> None:
     """Fill the smallest and second smallest score of each column, and the row of the smallest."""
-    for t in range(scores.shape[1]):
+    for t in range(len(best)):
         best[t] = np.inf
         second[t] = np.inf
         label[t] = 0
     for j in range(first, last):
-        norm = sq_norms[j]
-        for t in range(scores.shape[1]):
-            score = norm + scores[j, t]
+        for t in range(len(best)):
+            score = scores[j, t]
             second[t] = min(second[t], max(score, best[t]))
             if score < best[t]:
                 best[t] = score
@@ -333,14 +313,12 @@ def _two_smallest(scores: Any, sq_norms: Any, first: int, last: int, best: Any, 
 
 
 @jit
-def _settle_ties(
-    X: Any, centers: Any, sq_norms: Any, scores: Any, best: Any, second: Any, bound: Any, label: Any
-) -> None:
+def _settle_ties(X: Any, centers: Any, scores: Any, best: Any, second: Any, bound: Any, label: Any) -> None:
     """Correct the label where rounding could have changed the order of the two smallest scores."""
     for t in range(X.shape[0]):
         # Negated, so that scores which overflowed or are NaN are compared in float64 too.
         if not second[t] - best[t] > bound[t]:
-            label[t] = _nearest(X[t], centers, sq_norms, scores[:, t], best[t] + bound[t])
+            label[t] = _nearest(X[t], centers, scores[:, t], best[t] + bound[t])
 
 
 @jit
@@ -366,12 +344,12 @@ def _add_up(
 
 
 @jit
-def _nearest(x: Any, centers: Any, sq_norms: Any, scores: Any, reach: Any) -> int:
+def _nearest(x: Any, centers: Any, scores: Any, reach: Any) -> int:
     """Return the nearest of the centers whose score does not exceed `reach`, by distances in float64."""
     nearest = 0
     smallest = np.inf
     for j in range(len(centers)):
-        if not sq_norms[j] + scores[j] > reach:
+        if not scores[j] > reach:
             dist = sq_dist_to(x, centers[j])
             if dist < smallest:
                 smallest = dist
@@ -480,12 +458,11 @@ def _reassign(
     n, d = X.shape
     size = min(TILE_ROWS, max(1, n))
     rows = np.empty(2 * size, np.int64)
-    tile = np.zeros((size, d), X.dtype)
-    scores = np.empty((len(centers), size), X.dtype)
+    tile = tile_for(size, offset)
+    scores = room_for_products(factors, size)
     best = np.empty(size, X.dtype)
     second = np.empty(size, X.dtype)
     label = np.empty(size, np.int32)
-    sq_norm = np.zeros(size, X.dtype)
     bound = np.empty(size, X.dtype)
     gap = np.empty(size, np.float32)
     moved = np.empty(size, np.int64)
@@ -500,15 +477,15 @@ def _reassign(
             waiting += not reach[i] > limit[labels[i]]
         while waiting >= size or (end == n and waiting > 0):
             taken = min(size, waiting)
-            _gather_tile(X, rows[:taken], offset, tile, sq_norm)
-            np.dot(factors, tile.T, scores)
+            fill(tile, X, rows[:taken])
+            multiply(factors, sq_norms, tile.columns, scores)
             for t in range(size):
-                bound[t] = rounding * (sq_norm[t] + largest)
-            _two_smallest(scores, sq_norms, 0, len(centers), best, second, label)
+                bound[t] = rounding * (tile.sq_norm[t] + largest)
+            _two_smallest(scores, 0, len(centers), best, second, label)
             for t in range(taken):
                 if not second[t] - best[t] > bound[t]:
-                    label[t] = _nearest(X[rows[t]], centers, sq_norms, scores[:, t], best[t] + bound[t])
-            _least_gap(best, second, sq_norm, bound, gap)
+                    label[t] = _nearest(X[rows[t]], centers, scores[:, t], best[t] + bound[t])
+            _least_gap(best, second, tile.sq_norm, bound, gap)
             n_moved = 0
             for t in range(taken):
                 i = rows[t]
@@ -518,19 +495,6 @@ def _reassign(
             _move(X, weight, rows, label, moved[:n_moved], labels, offset, sums, counts, members, sq_dev)
             waiting -= taken
             rows[:waiting] = rows[taken : taken + waiting]
-
-
-@jit
-def _gather_tile(X: Any, rows: Any, offset: Any, tile: Any, sq_norm: Any) -> None:
-    """Fill `tile` with some rows less `offset`, and `sq_norm` with their squared norms."""
-    for t in range(len(rows)):
-        i = rows[t]
-        total = X.dtype.type(0)
-        for f in range(X.shape[1]):
-            value = X[i, f] - offset[f]
-            tile[t, f] = value
-            total += value * value
-        sq_norm[t] = total
 
 
 @jit

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from daskmeans.jit import NO_WEIGHT, Float64s, jit, read_only
 from daskmeans.kernels import TILE_ROWS, Stack, sq_dist_to
+from daskmeans.products import fill, multiply, padded, room_for_products, tile_for
 from daskmeans.samples import Rows
 
 
@@ -53,8 +54,7 @@ def distances_and_silhouettes(
         stack.centers,
         stack.starts,
         offset,
-        -2 * shifted,
-        sq_norms,
+        *padded(-2 * shifted, sq_norms),
         points,
         dist,
         silhouette,
@@ -77,16 +77,14 @@ def _add_up(
     dist: Any,
     silhouette: Any,
 ) -> None:
-    n, d = X.shape
+    n = len(X)
     size = min(TILE_ROWS, max(1, n))
-    tile = np.zeros((size, d))
-    scores = np.empty((len(centers), size))
+    tile = tile_for(size, offset)
+    scores = room_for_products(factors, size)
     for begin in range(0, n, size):
         rows = min(size, n - begin)
-        for t in range(rows):
-            for f in range(d):
-                tile[t, f] = np.float64(X[begin + t, f]) - offset[f]
-        np.dot(factors, tile.T, scores)
+        fill(tile, X, np.arange(begin, begin + rows))
+        multiply(factors, sq_norms, tile.columns, scores)
         for m in range(len(starts) - 1):
             for t in range(rows):
                 i = begin + t
@@ -95,9 +93,8 @@ def _add_up(
                 second = np.inf
                 other = -1
                 for c in range(starts[m], starts[m + 1]):
-                    score = sq_norms[c] + scores[c, t]
-                    if c != own and score < second:
-                        second = score
+                    if c != own and scores[c, t] < second:
+                        second = scores[c, t]
                         other = c
                 dist[own] += w * np.sqrt(sq_dist_to(X[i], points[own]))
                 if other >= 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -73,8 +72,7 @@ def peak_rss_bytes() -> int:
 
 @functools.cache
 def _blas() -> threadpoolctl.ThreadpoolController:
-    """Find the BLAS libraries of this process, those that the kernels call included."""
-    importlib.import_module("scipy.linalg.cython_blas")
+    """Find the BLAS libraries of this process."""
     return threadpoolctl.ThreadpoolController()
 
 

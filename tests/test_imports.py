@@ -33,8 +33,8 @@ LAYERS = [
     {"resolve"},
     {"blocking"},
     {"gridded", "handles", "kernels", "moments", "packed", "philox"},
-    {"cells"},
-    {"jit"},
+    {"cells", "products"},
+    {"jit", "vectors"},
     {"ome", "nodes"},
     {"samples"},
     {"memory"},
@@ -93,7 +93,7 @@ def test_only_tasks_build_graphs():
 
 
 def test_only_kernels_compile():
-    assert importers("numba") == {"jit"}
+    assert importers("numba") == {"jit", "vectors"}
 
 
 def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
