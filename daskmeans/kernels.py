@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from daskmeans.cells import add_to_cells, add_to_clusters, grouped, no_rows
+from daskmeans.cells import (
+    add_to_cells,
+    add_to_clusters,
+    find_cells,
+    grouped,
+    no_rows,
+    none_occurred,
+    number_cells,
+)
 from daskmeans.jit import NO_WEIGHT, Float64s, Int64s, jit, read_only
 from daskmeans.products import fill, multiply, padded, room, room_for_products, tile_for
 from daskmeans.samples import Rows
@@ -182,6 +190,8 @@ def _assign(
     sq_norms: Any,
     order: Any,
     groups: Any,
+    n_cells: Any,
+    n_sought: Any,
     sums: Any,
     counts: Any,
     inertia: Any,
@@ -199,10 +209,11 @@ def _assign(
     numbers = room(4, size, factors)
     best, second, bound, most = numbers[0], numbers[1], numbers[2], numbers[3]
     label = room(len(starts) - 1, size, far_label)
-    cell = room(1, size, far_label)[0]
+    cell = room(len(groups) - 1, size, far_label)
     dist = np.empty(size)
     n_clusters = np.array([starts[m + 1] - starts[m] for m in order])
-    cells = [no_rows(n_clusters[groups[g] : groups[g + 1]], d) for g in range(len(groups) - 1)]
+    cells = [no_rows(n, X) for n in n_cells]
+    occurring = none_occurred(n_sought, X)
     # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
     rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
     largest = np.empty(len(starts) - 1, X.dtype)
@@ -216,7 +227,7 @@ def _assign(
         multiply(factors, sq_norms, tile.columns, scores)
         w = weight[begin : begin + rows]
         for g in range(len(cells)):
-            alone = groups[g + 1] - groups[g] == 1
+            alone = n_cells[g] == 0
             for p in range(groups[g], groups[g + 1]):
                 m, own = order[p], label[p]
                 first, last = starts[m], starts[m + 1]
@@ -248,12 +259,17 @@ def _assign(
                     for t in range(rows):
                         reached = max(0.0, np.float64(second[t]) + np.float64(tile.sq_norm[t]) - np.float64(bound[t]))
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
-            if not alone:
-                of_group = slice(groups[g], groups[g + 1])
-                add_to_cells(block, w, label[of_group], n_clusters[of_group], cells[g], cell)
+            of_group = slice(groups[g], groups[g + 1])
+            number_cells(label[of_group], n_clusters[of_group], cell[g])
+        if find_cells(cell, n_cells, rows, occurring):
+            add_to_cells(block, w, cell[0], occurring.cells)
+        else:
+            for g in range(len(cells)):
+                if n_cells[g]:
+                    add_to_cells(block, w, cell[g], cells[g])
+    add_to_clusters(occurring.cells, order, starts, centers, sums, counts, inertia)
     for g in range(len(cells)):
-        if groups[g + 1] - groups[g] > 1:
-            add_to_clusters(cells[g], order[groups[g] : groups[g + 1]], starts, centers, sums, counts, inertia)
+        add_to_clusters(cells[g], order[groups[g] : groups[g + 1]], starts, centers, sums, counts, inertia)
 
 
 @jit
