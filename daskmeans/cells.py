@@ -27,7 +27,7 @@ MOST_NUMBERS, MOST_NUMBERS_THAT_OCCUR = 2**15, 2**16
 ROWS_PER_CELL = 16
 
 # When cells that occur are too many: when more than a few, and more than one for so many rows so far.
-FEW_CELLS, ROWS_PER_CELL_SO_FAR = 256, 4
+FEW_CELLS, ROWS_PER_CELL_SO_FAR = 192, 8
 
 # 2^64 over the golden ratio, whose multiples are far apart; Knuth, The Art of Computer Programming, vol. 3, sec. 6.4.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

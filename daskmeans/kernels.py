@@ -240,13 +240,7 @@ def _assign(
                 if alone:
                     _add_up(block, w, centers, own, first, sums, counts, inertia, dist)
                 if n_far:
-                    far = far_sq_dist[first:last]
-                    for t in range(rows):
-                        if not (dist[t] if alone else most[t]) <= far[0] and (len(w) == 0 or w[t] > 0):
-                            exact = dist[t] if alone else sq_dist_to(block[t], centers[first + own[t]])
-                            if exact > far[0]:
-                                heap = far, far_row[first:last], far_label[first:last]
-                                _replace_smallest(*heap, exact, begin + t, own[t])
+                    _keep_farthest(block, w, begin, most, centers, first, last, own, far_sq_dist, far_row, far_label)
                 if labels.shape[1]:
                     labels[m, begin : begin + rows] = own[:rows]
                 if sq_dist.shape[1]:
@@ -255,7 +249,7 @@ def _assign(
                     if not alone:
                         for t in range(rows):
                             known = most[t] < np.inf
-                            dist[t] = max(0.0, most[t]) if known else sq_dist_to(block[t], centers[first + own[t]])
+                            dist[t] = max(0.0, most[t]) if known else row_sq_dist(block, t, centers, first + own[t])
                     for t in range(rows):
                         reached = max(0.0, np.float64(second[t]) + np.float64(tile.sq_norm[t]) - np.float64(bound[t]))
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
@@ -303,11 +297,11 @@ def _judge(
 
 
 @jit
-def sq_dist_to(x: Any, center: Any) -> float:
-    """Return the squared distance of a row to a center."""
+def row_sq_dist(X: Any, i: int, centers: Any, c: int) -> float:
+    """Return the squared distance of row `i` to center `c`; whole arrays, since a view takes longer than the sum."""
     total = 0.0
-    for f in range(len(x)):
-        dev = np.float64(x[f]) - center[f]
+    for f in range(X.shape[1]):
+        dev = np.float64(X[i, f]) - centers[c, f]
         total += dev * dev
     return total
 
@@ -334,7 +328,7 @@ def _settle_ties(X: Any, centers: Any, scores: Any, best: Any, second: Any, boun
     for t in range(X.shape[0]):
         # Negated, so that scores which overflowed or are NaN are compared in float64 too.
         if not second[t] - best[t] > bound[t]:
-            label[t] = _nearest(X[t], centers, scores[:, t], best[t] + bound[t])
+            label[t] = _nearest(X, t, centers, scores[:, t], best[t] + bound[t])
 
 
 @jit
@@ -360,13 +354,13 @@ def _add_up(
 
 
 @jit
-def _nearest(x: Any, centers: Any, scores: Any, reach: Any) -> int:
-    """Return the nearest of the centers whose score does not exceed `reach`, by distances in float64."""
+def _nearest(X: Any, i: int, centers: Any, scores: Any, reach: Any) -> int:
+    """Return the nearest to row `i` of the centers whose score does not exceed `reach`, by distances in float64."""
     nearest = 0
     smallest = np.inf
     for j in range(len(centers)):
         if not scores[j] > reach:
-            dist = sq_dist_to(x, centers[j])
+            dist = row_sq_dist(X, i, centers, j)
             if dist < smallest:
                 smallest = dist
                 nearest = j
@@ -374,20 +368,43 @@ def _nearest(x: Any, centers: Any, scores: Any, reach: Any) -> int:
 
 
 @jit
-def _replace_smallest(value: Any, row: Any, label: Any, new: float, new_row: int, new_label: int) -> None:
-    """Replace the root of a binary heap, its smallest value, and let the new one sink to its place."""
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= len(value):
-            break
-        if child + 1 < len(value) and value[child + 1] < value[child]:
-            child += 1
-        if new <= value[child]:
-            break
-        value[i], row[i], label[i] = value[child], row[child], label[child]
-        i = child
-    value[i], row[i], label[i] = new, new_row, new_label
+def _keep_farthest(
+    X: Any,
+    weight: Any,
+    begin: int,
+    most: Any,
+    centers: Any,
+    first: int,
+    last: int,
+    label: Any,
+    far_sq_dist: Any,
+    far_row: Any,
+    far_label: Any,
+) -> None:
+    """Let rows of a tile take the places of nearer ones among the farthest of a model: a heap, the nearest at `first`.
+
+    `most` is what their squared distances are at most; the tile's rows begin with row `begin` of the block.
+    """
+    for t in range(len(X)):
+        if most[t] <= far_sq_dist[first] or (len(weight) and not weight[t] > 0):
+            continue
+        new = row_sq_dist(X, t, centers, first + label[t])
+        if not new > far_sq_dist[first]:
+            continue
+        place = 0
+        while True:
+            child = 2 * place + 1
+            if first + child >= last:
+                break
+            if first + child + 1 < last and far_sq_dist[first + child + 1] < far_sq_dist[first + child]:
+                child += 1
+            if new <= far_sq_dist[first + child]:
+                break
+            far_sq_dist[first + place] = far_sq_dist[first + child]
+            far_row[first + place] = far_row[first + child]
+            far_label[first + place] = far_label[first + child]
+            place = child
+        far_sq_dist[first + place], far_row[first + place], far_label[first + place] = new, begin + t, label[t]
 
 
 class Moved(NamedTuple):
@@ -500,7 +517,7 @@ def _reassign(
             _two_smallest(scores, 0, len(centers), best, second, label)
             for t in range(taken):
                 if not second[t] - best[t] > bound[t]:
-                    label[t] = _nearest(X[rows[t]], centers, scores[:, t], best[t] + bound[t])
+                    label[t] = _nearest(X, rows[t], centers, scores[:, t], best[t] + bound[t])
             _least_gap(best, second, tile.sq_norm, bound, gap)
             n_moved = 0
             for t in range(taken):

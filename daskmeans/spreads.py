@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.jit import NO_WEIGHT, Float64s, jit, read_only
-from daskmeans.kernels import TILE_ROWS, Stack, sq_dist_to
+from daskmeans.kernels import TILE_ROWS, Stack, row_sq_dist
 from daskmeans.products import fill, multiply, padded, room_for_products, tile_for
 from daskmeans.samples import Rows
 
@@ -96,8 +96,8 @@ def _add_up(
                     if c != own and scores[c, t] < second:
                         second = scores[c, t]
                         other = c
-                dist[own] += w * np.sqrt(sq_dist_to(X[i], points[own]))
+                dist[own] += w * np.sqrt(row_sq_dist(X, i, points, own))
                 if other >= 0:
-                    b = np.sqrt(sq_dist_to(X[i], centers[other]))
+                    b = np.sqrt(row_sq_dist(X, i, centers, other))
                     if b > 0:
                         silhouette[own] += w * ((b - np.sqrt(sq_dist[m, i])) / b)

@@ -114,7 +114,7 @@ def test_compiled_sums_equal_their_python_source(rng, monkeypatch):
     weight = rng.integers(0, 3, size=200).astype(np.float64)
     stack = Stack.of([rng.integers(0, 5, size=(k, 2)).astype(np.float64) for k in (2, 3, 2)])
     compiled = assign(X, weight, stack, np.zeros(2))
-    for name in ("_assign", "_judge", "sq_dist_to", "no_rows", "number_cells", "add_to_cells", "add_to_clusters"):
+    for name in ("_assign", "_judge", "row_sq_dist", "no_rows", "number_cells", "add_to_cells", "add_to_clusters"):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
     plain = assign(X, weight, stack, np.zeros(2))
     for a, b in zip(compiled, plain, strict=True):

@@ -47,7 +47,7 @@ def test_compiled_assign_equals_its_python_source(rng, dtype, monkeypatch):
     weight = rng.integers(0, 3, size=7).astype(np.float64)
     models = [rng.integers(0, 5, size=(k, 3)).astype(np.float64) for k in (2, 3)]
     compiled = assign(X, weight, *models, offset=np.zeros(3))
-    for name in ("_assign", "_two_smallest", "_judge", "_nearest", "_replace_smallest"):
+    for name in ("_assign", "_two_smallest", "_judge", "_nearest", "_keep_farthest"):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
     plain = assign(X, weight, *models, offset=np.zeros(3))
     for a, b in zip(compiled, plain, strict=True):

@@ -33,8 +33,8 @@ def test_tile_takes_nothing_of_a_row_from_the_next(rng):
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("n_rows", [1, 40, 256])
-@pytest.mark.parametrize("d", SIZES)
-@pytest.mark.parametrize("k", [1, 2, 6, 7, 12, 77])
+@pytest.mark.parametrize("d", [1, 8, 17, 33])
+@pytest.mark.parametrize("k", [1, 6, 77])
 def test_products_are_those_of_matrices(rng, dtype, n_rows, d, k):
     factors, first = rng.normal(size=(k, d)).astype(dtype), rng.normal(size=k).astype(dtype)
     X = rng.normal(size=(n_rows, d)).astype(dtype)
