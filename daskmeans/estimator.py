@@ -190,6 +190,7 @@ class KMeans(
         self._validate_params()
         budget = resolve_budget(self.memory_budget)
         samples, X = inputs.view(self, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
+        budget = samples.share(budget)
         listener = _Printer() if self.verbose else None
         scanner = Scanner(samples, kept_bytes=budget.kept_bytes, listener=listener)
         fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)

@@ -64,16 +64,27 @@ ROWS_ONLY = 128 * MIB
 LARGEST_BLOCK_BYTES = 16 * MIB
 
 
+# A block that is read: as it is stored, decoded, and put together (measured). So many are planned for at once.
+COPIES_OF_A_BLOCK, BLOCKS_AT_WORK = 3, 2
+
+
 @dataclass(frozen=True)
 class Budget:
     """How one memory budget is shared out.
 
-    The shares depend on `total_bytes` alone, never on the number of workers or threads: they steer
+    The shares depend on the two numbers alone, never on that of workers or threads: they steer
     which rows are sampled and how rows are cut into blocks, so equal budgets give equal bits
     everywhere.
+
+    Attributes
+    ----------
+    total_bytes : the budget.
+    largest_block_bytes : of the blocks that the data was cut into, decoded; they are larger than `block_bytes` where
+        chunks are. 0 where they are not known, or not read.
     """
 
     total_bytes: int
+    largest_block_bytes: int = 0
 
     @classmethod
     def for_rows(cls, row_bytes: int) -> Budget:
@@ -97,13 +108,20 @@ class Budget:
 
     @property
     def kept_bytes(self) -> int:
-        """Blocks, or active rows, that stay in memory from one pass to the next."""
-        return self.row_bytes * 5 // 8
+        """Blocks, or active rows, that stay in memory from one pass to the next.
+
+        Where the budget covers a process, large blocks leave less, but never under an eighth.
+        """
+        wanted = self.row_bytes * 5 // 8
+        if self.row_bytes <= ROWS_ONLY:
+            return wanted
+        at_work = BLOCKS_AT_WORK * COPIES_OF_A_BLOCK * self.largest_block_bytes
+        return min(wanted, max(self.row_bytes // 8, self.row_bytes - self.sample_bytes - at_work))
 
     @property
     def work_bytes(self) -> int:
-        """All that is not kept: blocks that are worked on, and the sample."""
-        return self.row_bytes - self.kept_bytes
+        """What blocks that are worked on, and the sample, may take."""
+        return self.row_bytes - self.row_bytes * 5 // 8
 
 
 # With m rows for each cluster the inertia of centers fitted to the sample exceeds the optimum by about 1/m.
@@ -266,7 +284,7 @@ class Plan:
     @property
     def in_flight_bytes(self) -> int:
         """Peak bytes of one task: the block, as it is stored, decoded and put together, and temporaries."""
-        return self.largest_block_rows * (3 * self.row_bytes + ROW_OVERHEAD_BYTES)
+        return self.largest_block_rows * (COPIES_OF_A_BLOCK * self.row_bytes + ROW_OVERHEAD_BYTES)
 
     @property
     def fits(self) -> bool:

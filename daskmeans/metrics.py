@@ -83,7 +83,7 @@ def scores(
     samples, _ = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
     if _metric_of(models) == "cosine":
         samples = samples.with_transform(Normalize(samples.n_features))
-    scanner = Scanner(samples, budget.kept_bytes)
+    scanner = Scanner(samples, samples.share(budget).kept_bytes)
     centers = [_centers_of(model, viewer) for model in models]
     measured = measure(scanner, centers, sample_size=sample_size, seed=random_state)
     return score_measured(scanner, measured, with_silhouette=sample_size > 0)

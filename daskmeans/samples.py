@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.errors import DataError, RowError
-from daskmeans.memory import ROW_OVERHEAD_BYTES, plan_bounds
+from daskmeans.memory import ROW_OVERHEAD_BYTES, Budget, plan_bounds
 
 Rows = npt.NDArray[np.floating[Any]]
 Region = tuple[slice, ...]
@@ -317,6 +317,10 @@ class Samples:
     def block_bytes(self) -> int:
         """Bytes of the rows of the largest block, decoded."""
         return int(self.grid.largest_block) * self.loader.source.n_features * self.dtype.itemsize
+
+    def share(self, budget: Budget) -> Budget:
+        """Return the budget as it is shared out beside the blocks of these samples."""
+        return budget if self.in_memory else replace(budget, largest_block_bytes=self.block_bytes)
 
     def with_transform(self, transform: Transform | None) -> Samples:
         """Return the same samples, seen through `transform`; those of an array in memory are transformed at once."""

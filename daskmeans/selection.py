@@ -300,6 +300,7 @@ def sweep(
         raise DataError("init is an array of centers, which cannot serve several numbers of clusters; name a seeding.")
     budget = resolve_budget(viewer.memory_budget)
     samples, X = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
+    budget = samples.share(budget)
     scanner = Scanner(samples, budget.kept_bytes)
     options = replace(viewer._options(budget), n_clusters=tuple(ks))
     found = select(scanner, options, sample_size=sample_size, gap=gap)

@@ -244,7 +244,7 @@ def _plan(config: JobConfig, opened: OpenedStore, budget: Budget, workers: Worke
         itemsize=samples.dtype.itemsize,
         n_blocks=samples.grid.n_blocks,
         largest_block_rows=int(samples.grid.largest_block),
-        budget=budget,
+        budget=samples.share(budget),
         n_clusters=most_clusters(model.n_clusters),
     )
     rounds = AUTO_ROUNDS if model.init_rounds == "auto" else model.init_rounds
