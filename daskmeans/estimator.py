@@ -91,7 +91,7 @@ class KMeans(
         "lloyd" is plain Lloyd's trajectory, from fewer passes; "lookahead" takes the fewest passes to a fixed point of
         Lloyd's iteration, by another path; "auto" is "lloyd" where the rows are kept in memory, else "lookahead".
     memory_budget : int, str or None
-        Bytes for all workers together, as a number or as in ``"2GiB"``. Above 128 MiB, up to 448 MiB of it are for
+        Bytes for all workers together, as a number or as in ``"2GiB"``. Above 128 MiB, up to 512 MiB of it are for
         Python and the libraries of one process; the rest is for rows. Input that fits in 5/8 of that is read once and
         kept; larger input is read in each pass, and the rows that can still change cluster are kept between passes.
         None takes a quarter of the memory of the workers, or of this machine.

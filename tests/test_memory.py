@@ -9,7 +9,7 @@ from daskmeans.samples import samples_from_array
 from daskmeans.stores import open_samples
 
 
-@pytest.mark.parametrize("total", [600 * MIB, GIB, 4 * GIB])
+@pytest.mark.parametrize("total", [700 * MIB, GIB, 4 * GIB])
 @pytest.mark.parametrize("block", [0, MIB, 16 * MIB, 67 * MIB, 200 * MIB])
 def test_kept_rows_leave_room_for_large_blocks(total, block):
     alone, beside = Budget(total), Budget(total, block)

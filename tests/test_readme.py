@@ -97,7 +97,7 @@ def test_the_shares_of_the_budget_are_those_of_the_code():
         if most:
             assert getattr(large, share) == int(most.split()[0]) * MIB
     assert f"Above {ROWS_ONLY // MIB} MiB, up to {PROCESS_BYTES // MIB} MiB of it are set\napart" in README
-    assert [Budget(n * MIB).row_bytes // MIB for n in (16, 128, 448, 576, 1024)] == [16, 128, 128, 128, 576]
+    assert [Budget(n * MIB).row_bytes // MIB for n in (16, 128, 512, 640, 1024)] == [16, 128, 128, 128, 512]
     assert all(Budget.for_rows(n * MIB).row_bytes == n * MIB for n in (1, 128, 129, 5000))
 
 

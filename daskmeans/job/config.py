@@ -165,7 +165,7 @@ class ModelConfig(Section):
     )
     memory_budget: Bytes = Field(
         default=None,
-        description="Memory for all workers together: `2GiB`, `500MB`. Above 128 MiB, up to 448 MiB of it are for "
+        description="Memory for all workers together: `2GiB`, `500MB`. Above 128 MiB, up to 512 MiB of it are for "
         "Python and the libraries of one process; the rest is for rows, and decides the size of blocks and of the "
         "sample, and what is kept between passes. Default: a quarter of the memory there is, written to the resolved "
         "config.yaml.",
