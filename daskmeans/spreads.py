@@ -81,23 +81,34 @@ def _add_up(
     size = min(TILE_ROWS, max(1, n))
     tile = tile_for(size, offset)
     scores = room_for_products(factors, size)
+    second = np.empty(size)
+    other = np.empty(size, np.int32)
     for begin in range(0, n, size):
         rows = min(size, n - begin)
         fill(tile, X, np.arange(begin, begin + rows))
         multiply(factors, sq_norms, tile.columns, scores)
         for m in range(len(starts) - 1):
+            own = labels[m, begin : begin + rows]
+            _second_nearest(scores, starts[m], starts[m + 1], own, second, other)
             for t in range(rows):
-                i = begin + t
-                own = starts[m] + labels[m, i]
+                i, c = begin + t, starts[m] + own[t]
                 w = weight[i] if len(weight) else 1.0
-                second = np.inf
-                other = -1
-                for c in range(starts[m], starts[m + 1]):
-                    if c != own and scores[c, t] < second:
-                        second = scores[c, t]
-                        other = c
-                dist[own] += w * np.sqrt(row_sq_dist(X, i, points, own))
-                if other >= 0:
-                    b = np.sqrt(row_sq_dist(X, i, centers, other))
+                dist[c] += w * np.sqrt(row_sq_dist(X, i, points, c))
+                if other[t] >= 0:
+                    b = np.sqrt(row_sq_dist(X, i, centers, other[t]))
                     if b > 0:
-                        silhouette[own] += w * ((b - np.sqrt(sq_dist[m, i])) / b)
+                        silhouette[c] += w * ((b - np.sqrt(sq_dist[m, i])) / b)
+
+
+@jit
+def _second_nearest(scores: Any, first: int, last: int, own: Any, second: Any, other: Any) -> None:
+    """Fill the smallest score of each row but that of its `own` cluster, and whose it is; -1 where there is none."""
+    for t in range(len(own)):
+        second[t] = np.inf
+        other[t] = -1
+    for c in range(first, last):
+        for t in range(len(own)):
+            score = np.inf if own[t] == c - first else scores[c, t]
+            if score < second[t]:
+                second[t] = score
+                other[t] = c
