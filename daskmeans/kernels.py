@@ -253,8 +253,9 @@ def _assign(
                     for t in range(rows):
                         reached = max(0.0, np.float64(second[t]) + np.float64(tile.sq_norm[t]) - np.float64(bound[t]))
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
-            of_group = slice(groups[g], groups[g + 1])
-            number_cells(label[of_group], n_clusters[of_group], cell[g])
+            if not alone:
+                of_group = slice(groups[g], groups[g + 1])
+                number_cells(label[of_group], n_clusters[of_group], cell[g])
         if find_cells(cell, n_cells, rows, occurring):
             add_to_cells(block, w, cell[0], occurring.cells)
         else:

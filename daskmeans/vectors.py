@@ -12,6 +12,7 @@ import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 # A vector is the widest register of this processor: on AVX2, vectors of twice its width took 1.5 times as long.
@@ -87,8 +88,10 @@ def turn_square(
     """Turn a square of numbers, one vector wide: features `f` and after of as many rows of `X`, less the offset.
 
     They become ``columns[f:, begin:]``, 0 from feature `d` on; their squares are added to ``sq_norm[begin:]``, or begin
-    it where `f` is 0. What follows a row's features is loaded too, so it must be memory of `X`.
+    it where `f` is 0. What follows a row's features is loaded too, so it must be memory of `X`, which is C-contiguous.
     """
+    if X.layout != "C":
+        raise TypingError(f"rows are loaded in vectors, so X must be C-contiguous; its layout is {X.layout!r}")
     signature = types.void(columns, sq_norm, types.intp, X, rows, types.intp, types.intp, offset)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:

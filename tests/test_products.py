@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from daskmeans.products import fill, multiply, padded, room, room_for_products, tile_for
 
@@ -29,6 +30,11 @@ def test_tile_takes_nothing_of_a_row_from_the_next(rng):
     fill(tile, X, np.arange(0, 64, 2))
     assert np.isfinite(tile.columns).all()
     assert np.isfinite(tile.sq_norm).all()
+
+
+def test_rows_that_are_not_contiguous_are_refused(rng):
+    with pytest.raises(TypingError, match="C-contiguous"):
+        fill(tile_for(16, np.zeros(3)), np.asfortranarray(rng.normal(size=(16, 3))), np.arange(16))
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
