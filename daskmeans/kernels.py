@@ -158,7 +158,7 @@ def assign(
         gap=np.empty((n_models, n_rows if with_gap else 0)),
     )
     _assign(
-        read_only(X),
+        read_only(np.ascontiguousarray(X)),
         read_only(NO_WEIGHT if weight is None else weight),
         stack.centers,
         stack.starts,
@@ -459,7 +459,7 @@ def reassign(
     limit = np.nextafter(drift.astype(np.float32), np.float32(np.inf))
     floor = (drift * (1 - FLOAT32_MARGIN)).astype(np.float32)
     _reassign(
-        read_only(X),
+        read_only(np.ascontiguousarray(X)),
         read_only(NO_WEIGHT if weight is None else weight),
         model.centers,
         *model.expanded(offset, X.dtype),

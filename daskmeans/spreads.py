@@ -47,7 +47,7 @@ def distances_and_silhouettes(
     shifted = stack.centers - offset
     sq_norms = (shifted**2).sum(axis=1)
     _add_up(
-        read_only(X),
+        read_only(np.ascontiguousarray(X)),
         read_only(NO_WEIGHT if weight is None else weight),
         read_only(labels),
         read_only(sq_dist),

@@ -54,6 +54,15 @@ def test_compiled_assign_equals_its_python_source(rng, dtype, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_rows_may_lie_in_memory_in_any_order(rng):
+    X = rng.normal(size=(400, 3))
+    centers = X[:5].copy()
+    expected = assign(X, None, centers)
+    for same in (np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], np.tile(X, 2)[:, :3], X[::-1].copy()[::-1]):
+        for found, wanted in zip(assign(same, None, centers), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize("shift", [0.0, 100.0, 1e6])
 def test_rows_near_the_border_get_the_right_label_in_float32(shift):
     X = (shift + np.array([[-1.0001], [-0.9999], [0.9999], [1.0001]])).astype(np.float32)
