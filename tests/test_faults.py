@@ -268,9 +268,11 @@ def test_description_for_htcondor():
 
 
 # Instead of a run: it waits for SIGTERM, and ends as a run does.
+# It starts a little later than its parents, as Python does: `timeout` loses a signal while it forks.
 FAKE_RUN = """\
 #!/bin/bash
 trap 'exit 130' TERM
+sleep 0.5
 touch started
 while :; do sleep 0.05; done
 """

@@ -251,8 +251,9 @@ def _watched(run: Sequence[str], seconds: int | None) -> list[str]:
         "warned=",
         f"{shlex.join(run)} &",
         "driver=$!",
-        "# A signal ends a wait, not the driver.",
-        "while wait $driver; code=$?; kill -0 $driver 2>/dev/null; do :; done",
+        "# A signal ends a wait, not the driver, and it may end before it is looked for; its exit status is kept.",
+        "while wait $driver; kill -0 $driver 2>/dev/null; do :; done",
+        "wait $driver; code=$?",
     ]
 
 
