@@ -23,6 +23,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from daskmeans import kernels, philox
+from daskmeans.freezing import freeze
 from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
 from daskmeans.packed import KeptBlock
@@ -133,7 +134,7 @@ class AssignAndKeep:
         u = np.empty(0)
         if self.purpose is not None:
             u = philox.uniform(philox.random_words(self.seed, self.purpose, block.row_ids()))
-        is_active, factor, smallest_gap = kernels.freeze(found.gap, found.labels, self.assign.stack, *self.limits, u)
+        is_active, factor, smallest_gap = freeze(found.gap, found.labels, self.assign.stack, *self.limits, u)
         active, sample = np.flatnonzero(is_active), np.flatnonzero(factor)
         picked = Picked(block.take(active), block.take(sample, factor[sample]))
         return Frozen(self.assign.collect(block, found), smallest_gap), picked

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from daskmeans import kernels
 from daskmeans.active import largest_other
 from daskmeans.jit import Float64s
-from daskmeans.kernels import Moved, Stack
+from daskmeans.kernels import Stack
+from daskmeans.reassigning import Moved, reassign
 from daskmeans.samples import Block
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign, Assigned, split
@@ -93,7 +93,7 @@ class Reassign:
     def map(self, block: Block) -> list[Moved]:
         """Reassign rows of one block, for each model."""
         return [
-            kernels.reassign(block.X, block.weight, model.stack, self.offset, model.drift, *model.known(block))
+            reassign(block.X, block.weight, model.stack, self.offset, model.drift, *model.known(block))
             for model in self.bounded
         ]
 

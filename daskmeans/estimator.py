@@ -32,17 +32,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from daskmeans import inputs, kernels
 from daskmeans.errors import DataError
-from daskmeans.fit import INIT_NAMES, FitOptions, Fitted, check_surveyed, fit
+from daskmeans.fit import Fitted, fit
 from daskmeans.inputs import StaysLazy, finite_rows, resolve_budget
 from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
 from daskmeans.labelled import centers_dataset, label_samples, labels_on_grid, measure_samples
 from daskmeans.memory import Budget
 from daskmeans.minibatch import Batched, Collect, rows_of
+from daskmeans.options import INIT_NAMES, FitOptions
 from daskmeans.samples import Rows, row_dtype, samples_from_array
 from daskmeans.scan import PassReport, Scanner
 from daskmeans.steps import Assign, Both, Gather, Survey
 from daskmeans.stores import OpenedStore
+from daskmeans.survey import check_surveyed
 from daskmeans.transforms import Normalize, on_sphere
 
 FORMAT = "daskmeans model, version 1"
@@ -190,10 +192,8 @@ class KMeans(
         self._validate_params()
         budget = resolve_budget(self.memory_budget)
         samples, X = inputs.view(self, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
-        budget = samples.share(budget)
-        listener = _Printer() if self.verbose else None
-        scanner = Scanner(samples, kept_bytes=budget.kept_bytes, listener=listener)
-        fitted = fit(scanner, self._options(budget), Gather() if samples.in_memory else None)
+        scanner = Scanner.within(samples, budget, _Printer() if self.verbose else None)
+        fitted = fit(scanner, self._options(samples.share(budget)), Gather() if samples.in_memory else None)
         self._adopt(fitted, samples.dtype, X)
         return self
 

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
 from daskmeans import seeding
-from daskmeans.active import Choice, KeepUniform
+from daskmeans.active import Choice
 from daskmeans.bounds import BOUND_BYTES
-from daskmeans.covariance import Covariance, Scatter, projection
-from daskmeans.errors import DataError
+from daskmeans.covariance import Scatter, projection
 from daskmeans.jit import Float64s
-from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
-from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES, Budget, sample_size
+from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES
 from daskmeans.moments import Moments, moments
+from daskmeans.options import FitOptions, check_centers, rounded
 from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Dropped, Samples, Transform
-from daskmeans.scan import PassReport, Scanner, Step
-from daskmeans.steps import (
-    FOR_PARTITION,
-    Assign,
-    Assigned,
-    Both,
-    Nothing,
-    RandomPartition,
-    RowSet,
-    Sink,
-    Survey,
-    Surveyed,
-)
-from daskmeans.transforms import Chain, Normalize, Preparation, Standardize, on_sphere
+from daskmeans.scan import PassReport, Scanner
+from daskmeans.steps import Assigned, RowSet, Sink, Surveyed
+from daskmeans.survey import chance_to_stay, check_surveyed, make_survey
+from daskmeans.transforms import Chain, Normalize, Preparation, Standardize
 from daskmeans.workers import one_blas_thread
-
-Init = str | npt.NDArray[Any] | Callable[..., npt.ArrayLike]
-INIT_NAMES = ("k-means||", "k-means++", "random", "random-partition")
-
-AUTO_ROUNDS = 2
 
 # Iterations that active rows must be expected to last where passes cost arithmetic only.
 MUST_LAST = 2.0
@@ -50,9 +33,6 @@ MUST_LAST = 2.0
 # Up to this many rows seeding does not depend on their order or on whether they are repeated or weighted: random
 # numbers go to the distinct rows, sorted.
 FEW_ROWS = 1024
-
-# Less than this share of the sample that was asked for does not do.
-ENOUGH_OF_SAMPLE = 0.25
 
 # So many rows of a sample, for each candidate of k-means||, tell its weight; a pass need not.
 KEPT_PER_CANDIDATE = 32
@@ -62,57 +42,6 @@ BLOCK_TO_CENTERS = 4
 
 # Below this many multiplications an iteration on the sample costs nothing, even where the sample is all the data.
 TINY_ITERATION = 10**7
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What to fit; the words and their meaning are those of `KMeans`.
-
-    Attributes
-    ----------
-    n_clusters : one number for each model that is asked for.
-    n_init : starts of each of them; 1 where `init` is an array.
-    init : a name, centers (n_clusters, n_features) in the input's units, or a callable
-        ``init(X, n_clusters, random_state)`` that is given the uniform sample.
-    seed : of all random numbers.
-    scale : whether each feature is brought to mean 0 and variance 1 before.
-    pca : number of principal components, of the features as scaled, that rows are projected on before; None for all
-        features as they are.
-    whiten : whether components are scaled to variance 1.
-    metric : "cosine" brings rows and centers to length 1.
-    race : whether of the starts of each number of clusters only the one that is best on the sample goes on.
-    """
-
-    n_clusters: tuple[int, ...]
-    init: Init
-    n_init: int
-    max_iter: int
-    tol: float
-    seed: int
-    oversampling_factor: float
-    init_rounds: int | Literal["auto"]
-    algorithm: Literal["lloyd", "lookahead", "auto"]
-    budget: Budget
-    scale: Literal["none", "standard"] = "none"
-    pca: int | None = None
-    whiten: bool = False
-    metric: Literal["euclidean", "cosine"] = "euclidean"
-    race: bool = False
-
-    @property
-    def prepares(self) -> bool:
-        """Whether features are changed by what the survey finds of them."""
-        return self.scale != "none" or self.pca is not None
-
-    @property
-    def spherical(self) -> bool:
-        """Whether rows and centers have length 1."""
-        return self.metric == "cosine"
-
-    @property
-    def each_model(self) -> tuple[int, ...]:
-        """Number of clusters of each start of each model."""
-        return tuple(k for k in self.n_clusters for _ in range(self.n_init))
 
 
 @dataclass(frozen=True)
@@ -156,8 +85,8 @@ def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal
     """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
     Passes over the data: one to survey, which is the first iteration too where `init` is an array and features are
-    taken as they are; `init_rounds` to seed by k-means||, and one more where no sample of the rows is kept that is
-    large enough to weigh candidates; at most one for each iteration; at most one for inertia and labels.
+    taken as they are; those of `seeding.scalable` for k-means||; at most one for each iteration; at most one for
+    inertia and labels.
     """
     problem, models = solve(scanner, options, journal)
     best, outputs = settle(scanner, models, problem.offset, sink)
@@ -184,7 +113,7 @@ def solve(scanner: Scanner, options: FitOptions, journal: Journal | None) -> tup
     scanner.samples = scanner.samples.in_larger_blocks(BLOCK_TO_CENTERS * _centers_bytes(scanner.samples, options))
     if options.spherical and not options.prepares:
         scanner.transform(Normalize(scanner.samples.n_features))
-    surveyed, scatter, found, kept = _survey(scanner, options, resumes=state is not None)
+    surveyed, scatter, found, kept = make_survey(scanner, options, resumes=state is not None)
     check_surveyed(surveyed, scanner.samples, max(options.n_clusters))
     if journal is not None:
         journal.surveyed(surveyed)
@@ -210,73 +139,6 @@ def _centers_bytes(samples: Samples, options: FitOptions) -> int:
     return 8 * sum(options.each_model) * samples.n_features
 
 
-class First(NamedTuple):
-    """What the first pass finds.
-
-    Attributes
-    ----------
-    scatter : of the rows, where they are to be projected.
-    found : what the pass `carried` beside that, if it did.
-    kept : a uniform sample of the rows, as large as active rows will be; None where passes need not read.
-    """
-
-    surveyed: Surveyed
-    scatter: Scatter | None
-    found: list[Float64s] | Assigned | None
-    kept: Scanner | None
-
-
-def _survey(scanner: Scanner, options: FitOptions, *, resumes: bool) -> First:
-    """Make the first pass; it carries what needs nothing but the rows."""
-    samples = scanner.samples
-    row_bytes = samples.n_features * samples.dtype.itemsize
-    carried = _carried(options, samples)
-    size = sample_size(row_bytes, max(options.n_clusters), options.budget)
-    if isinstance(carried, Assign) and samples.in_memory and options.algorithm != "lookahead":
-        size = 0  # there is nothing to seed, nor to look ahead from
-    survey = Survey(size, options.seed, samples.n_samples)
-    first = carried if carried is not None and not resumes else Nothing()
-    beside: Step[Any, Any] = Both[Any, Any, Any, Any](Nothing() if options.pca is None else Covariance(), first)
-    title = "survey and iteration" if isinstance(first, Assign) else "survey"
-    step, chance, kept = Both(survey, beside), _chance_to_stay(scanner, options), None
-    if resumes or not chance:
-        surveyed, (scatter, found) = scanner.scan(step, title)
-    else:
-        (surveyed, (scatter, found)), kept = scanner.scan_and_keep(KeepUniform(step, chance, options.seed), title)
-    # Where the first pass carries more, there is no second survey; nor is there one when it is resumed.
-    few = min(survey.sample_size, surveyed.n_eligible) * ENOUGH_OF_SAMPLE
-    if carried is None and len(surveyed.sample.X) < few:
-        # Most cells were dropped or weigh nothing, so that too few passed the threshold: now their number is known.
-        surveyed = scanner.scan(replace(survey, n_samples=surveyed.n_eligible), "survey of few rows")
-    return First(surveyed, scatter, found, kept)
-
-
-def _chance_to_stay(scanner: Scanner, options: FitOptions) -> float:
-    """Return which part of the rows, packed, fits where active rows will be; 0 where nothing looks ahead on them."""
-    samples = scanner.samples
-    if options.algorithm == "lloyd" or not scanner.reads_each_pass or not samples.n_samples:
-        return 0.0
-    if options.spherical and options.prepares:
-        return 0.0  # prepared rows may have no direction, which a pass over the rows themselves must find
-    n_bytes = samples.n_samples * packed_row_bytes(samples.n_features, samples.dtype.itemsize)
-    return min(1.0, options.budget.kept_bytes / n_bytes)
-
-
-def _carried(options: FitOptions, samples: Samples) -> RandomPartition | Assign | None:
-    """Return what the first pass can do beside the survey: a random partition, or a first iteration."""
-    init = options.init
-    if isinstance(init, str) or callable(init):
-        if init != "random-partition":
-            return None
-        purposes = tuple(FOR_PARTITION + m for m in range(len(options.each_model)))
-        return RandomPartition(options.each_model, purposes, options.seed)
-    centers = check_centers(init, options.n_clusters[0], samples.n_features)
-    if options.prepares:
-        return None
-    stack = Stack.of([rounded(centers, samples.dtype, spherical=options.spherical)])
-    return Assign(stack, stack.centers.mean(axis=0))
-
-
 def _preparation(surveyed: Surveyed, scatter: Scatter | None, options: FitOptions) -> Preparation | None:
     """Return what is done to the features before rows are compared, by what the first pass has found of them."""
     if not options.prepares:
@@ -294,12 +156,6 @@ def _transform(preparation: Preparation, options: FitOptions) -> Transform:
     if not options.spherical:
         return preparation
     return Chain((preparation, Normalize(preparation.n_features_out)))
-
-
-def rounded(centers: npt.ArrayLike, dtype: np.dtype[Any], *, spherical: bool) -> Float64s:
-    """Return centers rounded to the dtype of the rows, brought to length 1 before if they are `spherical`."""
-    points = np.asarray(centers, dtype=np.float64)
-    return (on_sphere(points, points) if spherical else points).astype(dtype).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -381,19 +237,20 @@ class Problem:
         options = self.options
         if not isinstance(options.init, str):
             return self._given_seeds()
-        start = seeding.Start(options.each_model, self._seeding_sample(), self.offset, options.seed)
+        start = seeding.Start(
+            options.each_model, self._seeding_sample(), self.surveyed.n_eligible, self.offset, options.seed
+        )
         if options.init == "random":
             return [tries[0] for tries in seeding.random_rows(start)]
         if options.init == "k-means++" or self._all_sampled:
             seeds = seeding.plus_plus_on_sample(start)
         else:
-            rounds = AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
+            rounds = seeding.AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
             n_candidates = 1 + rounds * options.oversampling_factor * max(options.n_clusters)
-            n_kept = _chance_to_stay(scanner, options) * self.surveyed.n_rows
+            n_kept = chance_to_stay(scanner, options) * self.surveyed.n_rows
             weigh_by = kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None
-            seeds = seeding.scalable(
-                scanner, start, oversampling_factor=options.oversampling_factor, rounds=rounds, kept=weigh_by
-            )
+            factor = options.oversampling_factor
+            seeds = seeding.scalable(scanner, start, oversampling_factor=factor, rounds=rounds, kept=weigh_by)
         polished = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
         return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
 
@@ -465,45 +322,6 @@ class Problem:
             n_bytes=scanner.n_bytes,
             outputs=outputs,
         )
-
-
-def check_centers(centers: Any, n_clusters: int, n_features: int) -> Float64s:
-    """Return initial centers as float64, or raise ValueError if their shape is wrong."""
-    given = np.asarray(centers, dtype=np.float64)
-    if given.shape != (n_clusters, n_features):
-        raise DataError(
-            f"The shape of the initial centers {given.shape} does not match the number of clusters {n_clusters} and "
-            f"the number of features of the data {n_features}."
-        )
-    if not np.isfinite(given).all():
-        raise DataError("The initial centers contain NaN or infinity.")
-    return given
-
-
-def check_surveyed(surveyed: Surveyed, samples: Samples, n_clusters: int) -> None:
-    """Raise DataError if the rows cannot be clustered."""
-    source = samples.loader.source
-    if surveyed.n_non_finite:
-        raise DataError(
-            f"Input X contains NaN or infinity in {surveyed.n_non_finite:,} of {surveyed.n_rows:,} rows, first in "
-            f"{source.describe_row(surveyed.first_non_finite)}. Every value must be finite; drop such rows "
-            f"(missing: drop in a configuration), or fill them."
-        )
-    if surveyed.n_bad_weights:
-        raise DataError(
-            f"{surveyed.n_bad_weights:,} weights are negative, NaN or infinite, first that of "
-            f"{source.describe_row(surveyed.first_bad_weight)}. Weights must be finite and at least 0."
-        )
-    if surveyed.n_rows < n_clusters:
-        few = f"n_samples={surveyed.n_rows} should be >= n_clusters={n_clusters}"
-        if surveyed.n_dropped:
-            raise DataError(
-                f"{few}: {surveyed.n_dropped:,} more were dropped ({surveyed.dropped}). Look at what is missing or "
-                f"masked, or ask for fewer clusters."
-            )
-        raise DataError(f"{few}. Ask for fewer clusters or give more data.")
-    if not surveyed.weighted.weight > 0:
-        raise DataError("All weights are 0. At least one row must have a positive weight.")
 
 
 def _warn_of_duplicates(model: Model) -> None:

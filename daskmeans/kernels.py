@@ -1,4 +1,4 @@
-"""Loops over the rows of ONE block, in one thread, without the GIL: the only hot code.
+"""Assignment of all rows of ONE block to the centers of a stack of models: loops in one thread, without the GIL.
 
 Must not know of Dask, Zarr or files. Arrays in, arrays out; what is filled in place is said.
 """
@@ -147,10 +147,10 @@ def assign(
     n_rows, n_features = X.shape
     n_centers, n_models = len(stack.centers), stack.n_models
     result = Assignment(
-        sums=_apart((n_centers, n_features), 0.0),
-        counts=_apart((n_centers,), 0.0),
-        inertia=_apart((n_centers,), 0.0),
-        far_sq_dist=_apart((n_centers,), -1.0),
+        sums=apart((n_centers, n_features), 0.0),
+        counts=apart((n_centers,), 0.0),
+        inertia=apart((n_centers,), 0.0),
+        far_sq_dist=apart((n_centers,), -1.0),
         far_row=np.zeros(n_centers, dtype=np.int64),
         far_label=np.zeros(n_centers, dtype=np.int32),
         labels=np.empty((n_models, n_rows if with_labels else 0), dtype=np.int32),
@@ -169,7 +169,7 @@ def assign(
     return result
 
 
-def _apart(shape: tuple[int, ...], fill: float) -> Float64s:
+def apart(shape: tuple[int, ...], fill: float) -> Float64s:
     """Return a filled array that shares no cache line with another.
 
     NumPy takes small arrays of all threads from one pool; neighbours that two threads add to made two threads as slow
@@ -231,7 +231,7 @@ def _assign(
             for p in range(groups[g], groups[g + 1]):
                 m, own = order[p], label[p]
                 first, last = starts[m], starts[m + 1]
-                _two_smallest(scores, first, last, best, second, own)
+                two_smallest(scores, first, last, best, second, own)
                 unclear, n_far = _judge(
                     rows, best, second, tile.sq_norm, largest[m], rounding, far_sq_dist[first], bound, most
                 )
@@ -247,9 +247,14 @@ def _assign(
                     sq_dist[m, begin : begin + rows] = dist[:rows]
                 if gap.shape[1]:
                     if not alone:
+                        unknown = 0
                         for t in range(rows):
-                            known = most[t] < np.inf
-                            dist[t] = max(0.0, most[t]) if known else row_sq_dist(block, t, centers, first + own[t])
+                            dist[t] = max(0.0, most[t])
+                            unknown += not most[t] < np.inf
+                        if unknown:
+                            for t in range(rows):
+                                if not most[t] < np.inf:
+                                    dist[t] = row_sq_dist(block, t, centers, first + own[t])
                     for t in range(rows):
                         reached = max(0.0, np.float64(second[t]) + np.float64(tile.sq_norm[t]) - np.float64(bound[t]))
                         gap[m, begin + t] = max(0.0, np.sqrt(reached) - np.sqrt(dist[t]))
@@ -308,7 +313,7 @@ def row_sq_dist(X: Any, i: int, centers: Any, c: int) -> float:
 
 
 @jit
-def _two_smallest(scores: Any, first: int, last: int, best: Any, second: Any, label: Any) -> None:
+def two_smallest(scores: Any, first: int, last: int, best: Any, second: Any, label: Any) -> None:
     """Fill the smallest and second smallest score of each column, and the row of the smallest."""
     for t in range(len(best)):
         best[t] = np.inf
@@ -329,7 +334,7 @@ def _settle_ties(X: Any, centers: Any, scores: Any, best: Any, second: Any, boun
     for t in range(X.shape[0]):
         # Negated, so that scores which overflowed or are NaN are compared in float64 too.
         if not second[t] - best[t] > bound[t]:
-            label[t] = _nearest(X, t, centers, scores[:, t], best[t] + bound[t])
+            label[t] = nearest(X, t, centers, scores[:, t], best[t] + bound[t])
 
 
 @jit
@@ -355,7 +360,7 @@ def _add_up(
 
 
 @jit
-def _nearest(X: Any, i: int, centers: Any, scores: Any, reach: Any) -> int:
+def nearest(X: Any, i: int, centers: Any, scores: Any, reach: Any) -> int:
     """Return the nearest to row `i` of the centers whose score does not exceed `reach`, by distances in float64."""
     nearest = 0
     smallest = np.inf
@@ -406,248 +411,3 @@ def _keep_farthest(
             far_label[first + place] = far_label[first + child]
             place = child
         far_sq_dist[first + place], far_row[first + place], far_label[first + place] = new, begin + t, label[t]
-
-
-class Moved(NamedTuple):
-    """What rows that changed cluster change in the sums of one model; rows assigned for the first time come from none.
-
-    Attributes
-    ----------
-    sums : (n_clusters, n_features) float64, change of the weighted sums of the rows.
-    counts : (n_clusters,) float64, of their weights.
-    members : (n_clusters,) float64, of the number of rows of positive weight.
-    sq_dev : (n_clusters,) float64, of the weighted squared distances to the offset.
-    """
-
-    sums: Float64s
-    counts: Float64s
-    members: Float64s
-    sq_dev: Float64s
-
-
-def reassign(
-    X: Rows,
-    weight: Float64s | None,
-    model: Stack,
-    offset: Float64s,
-    drift: Float64s,
-    labels: npt.NDArray[np.int32],
-    reach: npt.NDArray[np.float32],
-) -> Moved:
-    """Assign those rows anew that the centers may have come too near to, and tell what that changes.
-
-    The labels are those of `assign`. A row stays in its cluster, unseen, while its reach exceeds the drift of the
-    cluster (Hamerly 2010, with the centers' movements added up rather than taken from the bound of each row).
-
-    Parameters
-    ----------
-    X, weight, offset : as for `assign`.
-    model : its centers, a stack of one.
-    drift : (n_clusters,) float64, by how much gaps of the cluster's rows can have closed since a start that is the same
-        for all calls with these `labels` and `reach`.
-    labels : (n_rows,) int32, of the last call, -1 before the first; filled in place.
-    reach : (n_rows,) float32, the drift up to which the label is certain, -infinity before the first call; filled in
-        place.
-    """
-    n_clusters, n_features = model.centers.shape
-    moved = Moved(
-        sums=_apart((n_clusters, n_features), 0.0),
-        counts=_apart((n_clusters,), 0.0),
-        members=_apart((n_clusters,), 0.0),
-        sq_dev=_apart((n_clusters,), 0.0),
-    )
-    limit = np.nextafter(drift.astype(np.float32), np.float32(np.inf))
-    floor = (drift * (1 - FLOAT32_MARGIN)).astype(np.float32)
-    _reassign(
-        read_only(np.ascontiguousarray(X)),
-        read_only(NO_WEIGHT if weight is None else weight),
-        model.centers,
-        *model.expanded(offset, X.dtype),
-        limit,
-        floor,
-        labels,
-        reach,
-        *moved,
-    )
-    return moved
-
-
-@jit
-def _reassign(
-    X: Any,
-    weight: Any,
-    centers: Any,
-    offset: Any,
-    factors: Any,
-    sq_norms: Any,
-    limit: Any,
-    floor: Any,
-    labels: Any,
-    reach: Any,
-    sums: Any,
-    counts: Any,
-    members: Any,
-    sq_dev: Any,
-) -> None:
-    n, d = X.shape
-    size = min(TILE_ROWS, max(1, n))
-    rows = np.empty(2 * size, np.int64)
-    tile = tile_for(size, offset)
-    scores = room_for_products(factors, size)
-    best = np.empty(size, X.dtype)
-    second = np.empty(size, X.dtype)
-    label = np.empty(size, np.int32)
-    bound = np.empty(size, X.dtype)
-    gap = np.empty(size, np.float32)
-    moved = np.empty(size, np.int64)
-    rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
-    largest = 2 * sq_norms.max()
-
-    waiting = 0
-    for begin in range(0, n, size):
-        end = min(begin + size, n)
-        for i in range(begin, end):
-            rows[waiting] = i
-            waiting += not reach[i] > limit[labels[i]]
-        while waiting >= size or (end == n and waiting > 0):
-            taken = min(size, waiting)
-            fill(tile, X, rows[:taken])
-            multiply(factors, sq_norms, tile.columns, scores)
-            for t in range(size):
-                bound[t] = rounding * (tile.sq_norm[t] + largest)
-            _two_smallest(scores, 0, len(centers), best, second, label)
-            for t in range(taken):
-                if not second[t] - best[t] > bound[t]:
-                    label[t] = _nearest(X, rows[t], centers, scores[:, t], best[t] + bound[t])
-            _least_gap(best, second, tile.sq_norm, bound, gap)
-            n_moved = 0
-            for t in range(taken):
-                i = rows[t]
-                reach[i] = gap[t] + floor[label[t]]
-                moved[n_moved] = t
-                n_moved += label[t] != labels[i]
-            _move(X, weight, rows, label, moved[:n_moved], labels, offset, sums, counts, members, sq_dev)
-            waiting -= taken
-            rows[:waiting] = rows[taken : taken + waiting]
-
-
-@jit
-def _least_gap(best: Any, second: Any, sq_norm: Any, bound: Any, gap: Any) -> None:
-    """Fill by how much the second nearest center is farther than the nearest, never too much, whatever was rounded.
-
-    NaN where a score overflowed or there is no second center.
-    """
-    zero, margin = best.dtype.type(0), best.dtype.type(FLOAT32_MARGIN)
-    for t in range(len(gap)):
-        far = np.sqrt(max(zero, second[t] + sq_norm[t] - bound[t]))
-        near = np.sqrt(max(zero, best[t] + sq_norm[t] + bound[t]))
-        gap[t] = far - near - margin * (far + near)
-
-
-@jit
-def _move(
-    X: Any,
-    weight: Any,
-    rows: Any,
-    label: Any,
-    moved: Any,
-    labels: Any,
-    offset: Any,
-    sums: Any,
-    counts: Any,
-    members: Any,
-    sq_dev: Any,
-) -> None:
-    """Take those rows of a tile that have `moved` from the sums of their old clusters, and add them to the new ones."""
-    for m in range(len(moved)):
-        t = moved[m]
-        i, new = rows[t], label[t]
-        old = labels[i]
-        w = weight[i] if len(weight) else 1.0
-        member = 1.0 if w > 0 else 0.0
-        dist = 0.0
-        for f in range(X.shape[1]):
-            value = np.float64(X[i, f])
-            dev = value - np.float64(offset[f])
-            dist += dev * dev
-            sums[new, f] += w * value
-        counts[new] += w
-        members[new] += member
-        sq_dev[new] += w * dist
-        if old >= 0:
-            for f in range(X.shape[1]):
-                sums[old, f] -= w * np.float64(X[i, f])
-            counts[old] -= w
-            members[old] -= member
-            sq_dev[old] -= w * dist
-        labels[i] = new
-
-
-def freeze(
-    gap: Float64s,
-    labels: npt.NDArray[np.int32],
-    stack: Stack,
-    active: Float64s,
-    likely: Float64s,
-    most: Float64s,
-    u: Float64s,
-) -> tuple[npt.NDArray[np.bool_], Float64s, Float64s]:
-    """Divide rows into active ones, whose gap is below a limit of their cluster, and frozen ones.
-
-    Of the frozen rows a sample stands for all: each with probability ``min(most, (likely / gap)^2)``, and with the
-    inverse as its factor, since the smaller its gap the sooner a row can change cluster. What a row is for one of the
-    models it is for all: active if it is for any, else in the sample with the largest of the probabilities.
-
-    Parameters
-    ----------
-    gap, labels : (n_models, n_rows).
-    active, likely : (n_centers,) limits.
-    most : (n_models,).
-    u : (n_rows,) uniform random numbers; empty to sample none.
-
-    Returns
-    -------
-    is_active : (n_rows,) bool.
-    factor : (n_rows,) float64, at least 1 for rows in the sample, 0 for all others.
-    smallest_gap : (n_centers,) float64, of each cluster's frozen rows; infinity where it has none.
-    """
-    is_active = np.empty(gap.shape[1], np.bool_)
-    factor = np.zeros(gap.shape[1])
-    smallest_gap = np.full(len(active), np.inf)
-    _freeze(gap, labels, stack.starts, active, likely, most, u, is_active, factor, smallest_gap)
-    return is_active, factor, smallest_gap
-
-
-@jit
-def _freeze(
-    gap: Any,
-    labels: Any,
-    starts: Any,
-    active: Any,
-    likely: Any,
-    most: Any,
-    u: Any,
-    is_active: Any,
-    factor: Any,
-    smallest_gap: Any,
-) -> None:
-    n_models = gap.shape[0]
-    for i in range(gap.shape[1]):
-        chance = 0.0
-        is_active[i] = False
-        for m in range(n_models):
-            c = starts[m] + labels[m, i]
-            limit = likely[c]
-            if gap[m, i] < active[c]:
-                is_active[i] = True
-            elif gap[m, i] < limit:
-                chance = max(chance, most[m])
-            elif limit * limit > chance * (gap[m, i] * gap[m, i]):  # else the division is not worth its time
-                chance = max(chance, min(most[m], (limit / gap[m, i]) ** 2))
-        if not is_active[i]:
-            if len(u) and u[i] < chance:
-                factor[i] = 1.0 / chance
-            for m in range(n_models):
-                c = starts[m] + labels[m, i]
-                if gap[m, i] < smallest_gap[c]:
-                    smallest_gap[c] = gap[m, i]

@@ -46,8 +46,8 @@ class Method:
     choice : which rows are active between passes; None for plain passes.
     look_ahead : whether to iterate on the active rows beyond the bound within which that is exact.
     bounded : whether rows lie in this process and bounds are kept of each, so that passes look at few of them.
-    settles : whether models that have converged take part in the passes of others until they are settled: so nothing
-        but the slowest may need a pass of its own to be scored.
+    settles : whether models at rest take part in the passes of others until they are settled: so nothing but the
+        slowest may need a pass of its own to be scored.
     """
 
     choice: Choice | None = None
@@ -111,6 +111,10 @@ class Model:
         """Squared shifts of the last update, summed over clusters."""
         return 0.0 if self.shift is None else float((self.shift**2).sum())
 
+    def rests(self, stop: Stop) -> bool:
+        """Whether the centers move no more."""
+        return self.converged or self.n_iter >= stop.max_iter
+
     def go_ahead(self, centers: Float64s, *, to_better: float) -> None:
         """Move to `centers` that nothing vouches for; a full pass must find less inertia there than `to_better`."""
         self.retreat, self.inertia_to_better = self.centers, to_better
@@ -160,9 +164,9 @@ def lloyd(
     """
     dtype = scanner.samples.dtype
     bounds = Bounds(scanner, offset) if method.bounded else None
-    while moving := [m for m in state.models if not m.converged and m.n_iter < stop.max_iter]:
+    while moving := [m for m in state.models if not m.rests(stop)]:
         if bounds is None:
-            waiting = [m for m in state.models if method.settles and m.converged and not m.settled]
+            waiting = [m for m in state.models if method.settles and m.rests(stop) and not m.settled]
             found = _full_pass(scanner, moving, waiting, stop, offset, method, FOR_FROZEN + state.n_passes)
         else:
             found = bounds.assigned([id(model) for model in moving], Stack.of([model.centers for model in moving]))
@@ -200,7 +204,7 @@ def _full_pass(
             continue
         model.go_on()
         advance(model, part, stop, scanner.samples.dtype)
-        if active is not None and (method.settles or not model.converged):
+        if active is not None and (method.settles or not model.rests(stop)):
             iterations[m] = iteration(active.anchors[m], model, stop, method, scanner.samples.dtype)
     if active is not None:
         active.serve(iterations)
@@ -230,15 +234,15 @@ def _assigned(
 
 def iteration(anchor: Anchor, model: Model, stop: Stop, method: Method, dtype: np.dtype[Any]) -> Iteration:
     """Iterate on active rows as far as that is exact; then, if asked to, look ahead. No pass. Changes `model`."""
-    while not model.converged and model.n_iter < stop.max_iter and anchor.closed(model.centers) < 1:
+    while not model.rests(stop) and anchor.closed(model.centers) < 1:
         found = yield model.centers
         if not (found.counts > 0).all():
             return  # where the empty cluster moves to is for a full pass to say
         advance(model, found, stop, dtype)
-    if model.converged:
+    if model.rests(stop):
         if not model.settled and anchor.closed(model.centers) < 1:
             model.settle((yield model.centers))
-    elif method.look_ahead and model.n_iter < stop.max_iter:
+    elif method.look_ahead:
         ahead = Model(model.centers)
         quiet = replace(stop, max_iter=FARTHEST_AHEAD, sq_shift=AHEAD_QUIETER * stop.sq_shift)
         while not ahead.converged and ahead.n_iter < FARTHEST_AHEAD and anchor.is_near(ahead.centers, model.reach):
@@ -268,7 +272,7 @@ def _no_row_has_moved(model: Model, found: Assigned, centers: Float64s, dtype: n
 
     Sums of a full pass differ by rounding from those that active rows have changed, so shifts need not be exactly 0.
     """
-    if model.counts is None or not np.allclose(found.counts, model.counts, rtol=1e-13, atol=0):
+    if model.counts is None or (np.abs(found.counts - model.counts) > 1e-13 * model.counts).any():
         return False
     shift, size = np.abs(centers - model.centers), np.abs(centers).max()
     return bool((shift <= 4 * np.finfo(dtype).eps * size).all())

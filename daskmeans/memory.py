@@ -120,6 +120,17 @@ class Budget:
         return min(wanted, max(self.row_bytes // 8, self.row_bytes - self.sample_bytes - at_work))
 
     @property
+    def blocks_at_once(self) -> int | None:
+        """Return how many blocks threads of one process may work on at once; None where that is not to be limited.
+
+        Only a budget that covers the process promises to limit it.
+        """
+        if self.row_bytes <= ROWS_ONLY or not self.largest_block_bytes:
+            return None
+        room = self.row_bytes - self.sample_bytes - self.kept_bytes
+        return max(BLOCKS_AT_WORK, room // (COPIES_OF_A_BLOCK * self.largest_block_bytes))
+
+    @property
     def work_bytes(self) -> int:
         """What blocks that are worked on, and the sample, may take."""
         return self.row_bytes - self.row_bytes * 5 // 8

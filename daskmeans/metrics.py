@@ -17,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted
 from daskmeans import kernels
 from daskmeans.errors import DataError
 from daskmeans.estimator import KMeans
-from daskmeans.fit import check_surveyed
 from daskmeans.inputs import resolve_budget, view
 from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Survey, Surveyed
+from daskmeans.survey import check_surveyed
 from daskmeans.transforms import Normalize
 from daskmeans.validity import Gap, Measure, Scores, Spread, are_means, gap_of_sample, sample_silhouettes, score
 
@@ -83,7 +83,7 @@ def scores(
     samples, _ = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
     if _metric_of(models) == "cosine":
         samples = samples.with_transform(Normalize(samples.n_features))
-    scanner = Scanner(samples, samples.share(budget).kept_bytes)
+    scanner = Scanner.within(samples, budget)
     centers = [_centers_of(model, viewer) for model in models]
     measured = measure(scanner, centers, sample_size=sample_size, seed=random_state)
     return score_measured(scanner, measured, with_silhouette=sample_size > 0)
@@ -148,7 +148,7 @@ def score_measured(scanner: Scanner, measured: Measured, *, with_silhouette: boo
     dist = [spread.dist for spread in spreads]
     if not all(are_means(p, s) for p, s in zip(measured.points, spreads, strict=True)):
         stack, means = Stack.of(centers), np.concatenate([spread.means for spread in spreads])
-        step = Measure(stack, stack.centers.mean(axis=0), means)
+        step = Measure(stack, stack.centers.mean(axis=0), means, with_silhouette=False)
         dist = [spread.dist for spread in scanner.scan(step, "distances to means")]
     silhouettes = [(np.nan, np.nan)] * len(centers)
     if with_silhouette:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from daskmeans.covariance import Covariance, principal_components
 from daskmeans.errors import DataError
 from daskmeans.estimator import KMeans
-from daskmeans.fit import check_surveyed
 from daskmeans.inputs import resolve_budget, view
 from daskmeans.metrics import scores
 from daskmeans.samples import samples_from_array
 from daskmeans.scan import Scanner
 from daskmeans.steps import Survey
+from daskmeans.survey import check_surveyed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,12 +19,12 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from daskmeans import inputs
 from daskmeans.covariance import Covariance, Scatter, principal_components, whitening
 from daskmeans.errors import DataError
-from daskmeans.fit import check_surveyed
 from daskmeans.frames import array_of
 from daskmeans.labelled import matrix_of
 from daskmeans.samples import row_dtype
 from daskmeans.scan import Scanner
 from daskmeans.steps import Both, Nothing, Survey, Surveyed
+from daskmeans.survey import check_surveyed
 from daskmeans.transforms import Project, Standardize
 
 

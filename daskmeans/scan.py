@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import dask
 import distributed
 
+from daskmeans.memory import Budget
 from daskmeans.samples import Block, Grid, Loader, Samples, Transform
 from daskmeans.tasks import Graph, Scanned, Work, groups_of, load_task, merged, persisted, result_task, transformed
 from daskmeans.workers import current_client, on_threads, one_blas_thread, uses_threads
@@ -97,6 +98,7 @@ class Scanner:
     ----------
     samples : what is scanned.
     kept_bytes : where all rows together take no more, over all workers, they are read once and kept.
+    blocks_at_once : that threads of this process work on, at most; None for as many as there are threads.
     listener : hears of progress.
     history : a report for each pass so far.
     n_bytes : bytes of rows read and decoded so far.
@@ -105,11 +107,18 @@ class Scanner:
 
     samples: Samples
     kept_bytes: int = 0
+    blocks_at_once: int | None = None
     listener: Listener | None = None
     history: list[PassReport] = field(default_factory=list)
     n_bytes: int = 0
     peak_rss_bytes: int = 0
     _kept: dict[int, Any] = field(default_factory=dict)  # each a Block, or a Delayed that computes one
+
+    @classmethod
+    def within(cls, samples: Samples, budget: Budget, listener: Listener | None = None) -> Scanner:
+        """Return a scanner that keeps to a budget."""
+        share = samples.share(budget)
+        return cls(samples, share.kept_bytes, share.blocks_at_once, listener)
 
     @property
     def n_passes(self) -> int:
@@ -191,7 +200,7 @@ class Scanner:
                 rows[number] = found.kept
             return result_task(found)
 
-        with on_threads(scanned, range(len(groups))) as parts:
+        with on_threads(scanned, range(len(groups)), self.blocks_at_once) as parts:
             total = merged(work, parts, len(groups))
         self._kept = kept
         return total, [rows[number] for number in sorted(rows)]
@@ -216,7 +225,7 @@ class Scanner:
         grid = Grid((tuple(range(len(blocks) + 1)),))
         loader = self.samples.loader
         kept = Samples(Loader(loader.source, grid, "error", loader.transform))
-        return Scanner(kept, _kept=dict(enumerate(blocks)))
+        return Scanner(kept, blocks_at_once=self.blocks_at_once, _kept=dict(enumerate(blocks)))
 
     @property
     def reads_each_pass(self) -> bool:

@@ -16,7 +16,7 @@ from daskmeans import kernels
 from daskmeans.active import AssignKept
 from daskmeans.jit import Float64s, Int64s
 from daskmeans.kernels import Stack
-from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, Model, State, Stop, advance, lloyd
+from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet, split
@@ -32,6 +32,13 @@ RECLUSTER_TRIES = 8
 POLISH_TRIES = 3
 CHEAP_ITERATION = 10**9
 
+# Rounds of k-means|| where their number is not given. The first of them over the sample only, which saves a read,
+# left image patches (k=16) with up to 0.5 % more inertia.
+AUTO_ROUNDS = 2
+
+# With fewer rows the time of an iteration goes into its calls, which plain passes make once for all models.
+WORTH_BOUNDS = 2048
+
 
 Seeds: TypeAlias = list[Float64s]
 """Initial centers for one model, each (n_clusters, n_features): the tries, the most promising first."""
@@ -45,12 +52,14 @@ class Start:
     ----------
     n_clusters : one entry for each model that is to be seeded.
     sample : uniform sample of the rows.
+    n_rows : how many rows it was drawn from.
     offset : (n_features,) float64, a point in the middle of the data.
     seed : of all random numbers.
     """
 
     n_clusters: tuple[int, ...]
     sample: RowSet
+    n_rows: int
     offset: Float64s
     seed: int
 
@@ -133,11 +142,12 @@ def scalable(
     """Seed by k-means|| (Bahmani et al. 2012, algorithm 2), with one set of candidates for all models.
 
     Passes over the data: `rounds` to draw candidates; one to weigh them, where no uniform sample of the rows is `kept`
-    that tells.
+    that tells. None where the sample is all rows.
     """
+    if len(start.sample.X) == start.n_rows:
+        scanner, kept = _scanner_of(start.sample.X, start.sample.weight), None
     n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
-    first = weighted_choice(start.sample.weight, 1, start.generator(FOR_CANDIDATES))
-    candidates = start.sample.take(first)
+    candidates = start.sample.take(weighted_choice(start.sample.weight, 1, start.generator(FOR_CANDIDATES)))
     for number in range(1, rounds + 1):
         purpose = FOR_CANDIDATES + number
         step = Draw(candidates.X.astype(np.float64), start.offset, n_draws, start.seed, purpose)
@@ -218,7 +228,12 @@ def best_of_each(sample: RowSet, models: list[Float64s], offset: Float64s) -> li
 def in_memory(X: Rows, weight: Float64s, seeds: Sequence[npt.NDArray[np.floating]], stop: Stop) -> list[Model]:
     """Run Lloyd's iteration from each of `seeds` on rows in memory; no pass over the data."""
     models = [Model(centers.astype(np.float64)) for centers in seeds]
-    unit = bool((weight == 1).all())
-    rows = samples_from_array(np.ascontiguousarray(X), None if unit else weight)
-    lloyd(Scanner(rows), State(models), stop, X.mean(axis=0, dtype=np.float64), BOUNDED)
+    method = BOUNDED if len(X) >= WORTH_BOUNDS else PLAIN
+    lloyd(_scanner_of(X, weight), State(models), stop, X.mean(axis=0, dtype=np.float64), method)
     return models
+
+
+def _scanner_of(X: Rows, weight: Float64s) -> Scanner:
+    """Return a scanner of rows in memory."""
+    unit = bool((weight == 1).all())
+    return Scanner(samples_from_array(np.ascontiguousarray(X), None if unit else weight))

@@ -18,11 +18,12 @@ from sklearn.metrics import adjusted_rand_score
 from daskmeans import kernels
 from daskmeans.errors import DataError
 from daskmeans.estimator import KMeans
-from daskmeans.fit import FitOptions, Fitted, Journal, solve
+from daskmeans.fit import Fitted, Journal, solve
 from daskmeans.inputs import resolve_budget, view
 from daskmeans.kernels import Stack
 from daskmeans.lloyd import Model, Stop
 from daskmeans.metrics import measure, score_measured
+from daskmeans.options import FitOptions
 from daskmeans.scan import Scanner
 from daskmeans.seeding import in_memory, plus_plus
 from daskmeans.steps import FOR_RECLUSTER, RowSet
@@ -300,9 +301,8 @@ def sweep(
         raise DataError("init is an array of centers, which cannot serve several numbers of clusters; name a seeding.")
     budget = resolve_budget(viewer.memory_budget)
     samples, X = view(viewer, X, sample_weight, budget, sample_dims=sample_dims, reset=True)
-    budget = samples.share(budget)
-    scanner = Scanner(samples, budget.kept_bytes)
-    options = replace(viewer._options(budget), n_clusters=tuple(ks))
+    scanner = Scanner.within(samples, budget)
+    options = replace(viewer._options(samples.share(budget)), n_clusters=tuple(ks))
     found = select(scanner, options, sample_size=sample_size, gap=gap)
     models = {}
     for k, fitted in zip(found.n_clusters, found.fits, strict=True):

@@ -365,10 +365,12 @@ class Assign:
 
 def split(found: Assigned, stack: Stack) -> list[Assigned]:
     """Return the part of each model of the stack."""
-    return [
-        Assigned(found.sums[own], found.counts[own], found.inertia[own], found.far and found.far.of_model(m), [])
-        for m, own in ((m, stack.of_model(m)) for m in range(stack.n_models))
-    ]
+    parts = []
+    for m, own in ((m, stack.of_model(m)) for m in range(stack.n_models)):
+        counts = found.counts[own]
+        far = None if found.far is None or (counts > 0).all() else found.far.of_model(m)
+        parts.append(Assigned(found.sums[own], counts, found.inertia[own], far, []))
+    return parts
 
 
 @dataclass(frozen=True)

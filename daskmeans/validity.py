@@ -73,11 +73,13 @@ class Measure:
     stack : the centers of the models.
     offset : (n_features,) float64, a point in the middle of the data.
     points : (n_centers, n_features) float64, what `Spread.dist` is measured from; None for the centers.
+    with_silhouette : whether `Spread.silhouette` is asked for, 0 if not.
     """
 
     stack: Stack
     offset: Float64s
     points: Float64s | None = None
+    with_silhouette: bool = True
 
     def map(self, block: Block) -> Spread:
         """Sum up over one block."""
@@ -89,9 +91,11 @@ class Measure:
         return total
 
     def _measure(self, X: Rows, weight: Float64s | None) -> Spread:
-        found = kernels.assign(X, weight, self.stack, self.offset, with_labels=True, with_sq_dist=True)
+        found = kernels.assign(X, weight, self.stack, self.offset, with_labels=True)
         points = self.stack.centers if self.points is None else self.points
-        sums = distances_and_silhouettes(X, weight, found.labels, found.sq_dist, self.stack, self.offset, points)
+        sums = distances_and_silhouettes(
+            X, weight, found.labels, self.stack, self.offset, points, with_silhouette=self.with_silhouette
+        )
         return Spread(found.sums, found.counts, found.inertia, *sums)
 
     def merge(self, left: Spread, right: Spread) -> Spread:

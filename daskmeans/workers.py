@@ -40,23 +40,27 @@ def memory_of_workers() -> int:
 
 
 @contextmanager
-def on_threads(function: Callable[[P], Q], values: Sequence[P]) -> Iterator[Iterator[Q]]:
-    """Give what `function` makes of each value, in order, computed on as many threads as Dask would use."""
+def on_threads(function: Callable[[P], Q], values: Sequence[P], most: int | None = None) -> Iterator[Iterator[Q]]:
+    """Give what `function` makes of each value, in order, computed on as many threads as Dask would use.
+
+    These are at most so many as given by `most`, unless Dask was told their number.
+    """
     if len(values) == 1:
         yield map(function, values)
         return
-    pool = ThreadPoolExecutor(_n_threads())
+    pool = ThreadPoolExecutor(_n_threads(most))
     try:
         yield pool.map(function, values)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _n_threads() -> int:
-    """Return how many threads Dask would use in this process."""
+def _n_threads(most: int | None) -> int:
+    """Return how many threads Dask would use in this process; where it was not told, at most so many as given."""
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return 1
-    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+    told = dask.config.get("num_workers", None)
+    return int(told) if told else min(CPU_COUNT, most or CPU_COUNT)
 
 
 def uses_threads() -> bool:

@@ -21,7 +21,8 @@ LAYERS = [
     {"metrics", "preprocessing"},
     {"estimator"},
     {"fit", "validity", "minibatch", "inputs"},
-    {"seeding"},
+    {"survey"},
+    {"options", "seeding"},
     {"lloyd"},
     {"bounds"},
     {"active"},
@@ -29,7 +30,7 @@ LAYERS = [
     {"scan"},
     {"tasks"},
     {"workers"},
-    {"stores", "transforms", "spreads"},
+    {"stores", "transforms", "spreads", "freezing", "reassigning"},
     {"resolve"},
     {"blocking"},
     {"gridded", "handles", "kernels", "moments", "packed", "philox"},
@@ -111,9 +112,10 @@ def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["kernels", "cells", "moments", "spreads", "samples", "memory", "errors", "steps", "lloyd", "seeding"]
-)
+LOOPS = {"kernels", "freezing", "reassigning", "cells", "moments", "spreads"}
+
+
+@pytest.mark.parametrize("name", sorted(LOOPS | {"samples", "memory", "errors", "steps", "lloyd", "seeding"}))
 def test_arithmetic_knows_neither_dask_nor_zarr(name):
     path = PACKAGE / f"{name}.py"
     foreign = {module.split(".")[0] for module, _ in imported(path)} & {"dask", "distributed", "zarr", "xarray"}

@@ -8,6 +8,7 @@ import pytest
 
 from daskmeans import kernels
 from daskmeans.kernels import TILE_ROWS, Stack
+from daskmeans.reassigning import Moved, reassign
 
 
 def assign(X, weight, *models, offset=None):
@@ -47,7 +48,7 @@ def test_compiled_assign_equals_its_python_source(rng, dtype, monkeypatch):
     weight = rng.integers(0, 3, size=7).astype(np.float64)
     models = [rng.integers(0, 5, size=(k, 3)).astype(np.float64) for k in (2, 3)]
     compiled = assign(X, weight, *models, offset=np.zeros(3))
-    for name in ("_assign", "_two_smallest", "_judge", "_nearest", "_keep_farthest"):
+    for name in ("_assign", "two_smallest", "_judge", "nearest", "_keep_farthest"):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
     plain = assign(X, weight, *models, offset=np.zeros(3))
     for a, b in zip(compiled, plain, strict=True):
@@ -156,8 +157,8 @@ def test_reassigned_rows_have_the_labels_and_sums_of_all_rows_wherever_the_cente
     offset, drift, total = X.mean(axis=0, dtype=np.float64), np.zeros(k), None
     labels, reach = np.full(1500, -1, dtype=np.int32), np.full(1500, -np.inf, dtype=np.float32)
     for step in (1.0, 0.3, 0.03, 0.003, 0.0):
-        moved = kernels.reassign(X, weight, Stack.of([centers]), offset, drift, labels, reach)
-        total = moved if total is None else kernels.Moved(*(a + b for a, b in zip(total, moved, strict=True)))
+        moved = reassign(X, weight, Stack.of([centers]), offset, drift, labels, reach)
+        total = moved if total is None else Moved(*(a + b for a, b in zip(total, moved, strict=True)))
         found = kernels.assign(X, weight, Stack.of([centers]), offset, with_labels=True)
         np.testing.assert_array_equal(labels, found.labels[0])
         np.testing.assert_allclose(total.sums, found.sums, rtol=1e-9, atol=1e-6)
@@ -173,11 +174,11 @@ def test_rows_that_centers_cannot_have_reached_are_not_looked_at(rng):
     X, offset = rng.normal(size=(500, 2)), np.zeros(2)
     labels, reach = np.full(500, -1, dtype=np.int32), np.full(500, -np.inf, dtype=np.float32)
     stack = Stack.of([np.array([[-1.0, 0.0], [1.0, 0.0]])])
-    kernels.reassign(X, None, stack, offset, np.zeros(2), labels, reach)
+    reassign(X, None, stack, offset, np.zeros(2), labels, reach)
     gap = np.abs(np.sqrt(((X[:, None] - stack.centers) ** 2).sum(axis=2)) @ [1, -1])
     np.testing.assert_allclose(reach, gap, atol=1e-5)
     wrong = 1 - labels
     kept = wrong.copy()
-    kernels.reassign(X, None, stack, offset, np.full(2, 0.5), wrong, reach)
+    reassign(X, None, stack, offset, np.full(2, 0.5), wrong, reach)
     np.testing.assert_array_equal(wrong[gap > 0.51], kept[gap > 0.51])
     np.testing.assert_array_equal(wrong[gap < 0.49], labels[gap < 0.49])

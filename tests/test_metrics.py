@@ -58,15 +58,17 @@ def test_the_simplified_silhouette_is_exact_over_all_rows():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_distances_and_silhouettes_are_those_of_all_pairs_of_rows_and_centers(rng, dtype, weighted):
-    rows = (rng.normal(size=(600, 5)) + 100).astype(dtype)
-    weight = rng.random(600) if weighted else None
     models = [rng.normal(size=(k, 5)) + 100 for k in (1, 2, 9)]
-    points = rng.normal(size=(12, 5)) + 100
+    rows = (rng.normal(size=(600, 5)) + 100).astype(dtype)
+    # So near to centers that scores do not tell how far.
+    rows[::7] = (np.concatenate(models)[rng.integers(12, size=86)] + 1e-4 * rng.normal(size=(86, 5))).astype(dtype)
+    weight = rng.random(600) if weighted else None
+    points = np.concatenate(models) + 1e-5 * rng.normal(size=(12, 5))
     sq_dist = [((rows.astype(float)[:, None] - c) ** 2).sum(axis=2) for c in models]
     labels = np.array([each.argmin(axis=1) for each in sq_dist], np.int32)
     nearest = np.array([each.min(axis=1) for each in sq_dist])
     stack = Stack.of(models)
-    found = distances_and_silhouettes(rows, weight, labels, nearest, stack, np.full(5, 100.0), points)
+    found = distances_and_silhouettes(rows, weight, labels, stack, np.full(5, 100.0), points)
     for m, own in enumerate(labels + stack.starts[:-1, None]):
         dist = np.sqrt(((rows - points[own]) ** 2).sum(axis=1))
         second = np.sqrt(np.sort(sq_dist[m], axis=1)[:, 1]) if m else np.inf
@@ -74,8 +76,12 @@ def test_distances_and_silhouettes_are_those_of_all_pairs_of_rows_and_centers(rn
         for values, sums in zip((dist, silhouette), found, strict=True):
             factors = values if weight is None else values * weight
             np.testing.assert_allclose(
-                sums[stack.of_model(m)], np.bincount(own, factors, 12)[stack.of_model(m)], rtol=1e-9, atol=1e-9
+                sums[stack.of_model(m)], np.bincount(own, factors, 12)[stack.of_model(m)], rtol=1e-10, atol=1e-10
             )
+    arguments = rows, weight, labels, stack, np.full(5, 100.0), points
+    dist, silhouette = distances_and_silhouettes(*arguments, with_silhouette=False)
+    np.testing.assert_array_equal(dist, found[0])
+    assert not silhouette.any()
 
 
 def test_weights_equal_repetition(rng):

@@ -148,7 +148,8 @@ def test_directions_are_those_of_rows_brought_to_length_1_before(X):
     zarr.create_array("unit.zarr", shape=X.shape, chunks=(200, N_FEATURES), dtype="f8")[:] = rows
     result = run("model.metric=cosine")
     other = run("model.metric=cosine", "input.store=unit.zarr", "output.path=unit")
-    np.testing.assert_array_equal(result["labels"], other["labels"])
+    # Lengths of 1 to rounding may number the clusters otherwise.
+    assert adjusted_rand_score(result["labels"], other["labels"]) == 1
     np.testing.assert_allclose(np.linalg.norm(result["centers"], axis=1), 1)
 
 

@@ -126,7 +126,7 @@ class BadLine(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def fail_slow(self):
-        time.sleep(0.6)
+        time.sleep(1.5)
         self.close_connection = True
 
     def fail_cut(self):
@@ -185,7 +185,7 @@ def test_s3_over_a_bad_line_gives_the_bits_of_the_local_store(endpoints, tmp_pat
     monkeypatch.chdir(tmp_path)
     Path("job.yaml").write_text(JOB)
     shutil.copytree(CUT, "local.zarr")
-    options = credentials(endpoints[1]) | {"config_kwargs": {"retries": {"max_attempts": 0}, "read_timeout": 0.4}}
+    options = credentials(endpoints[1]) | {"config_kwargs": {"retries": {"max_attempts": 0}, "read_timeout": 1.0}}
     remote = run_job(load_config("job.yaml", [f"input.storage_options={json.dumps(options)}"]), QUIET)
     local = run_job(load_config("job.yaml", ["input.store=local.zarr", "output.path=local"]), QUIET)
     xr.testing.assert_identical(xr.open_zarr(remote / "result.zarr").load(), xr.open_zarr(local / "result.zarr").load())

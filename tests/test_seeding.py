@@ -33,9 +33,9 @@ def cost(X, centers):
     return float(Scanner(samples_from_array(X, None)).scan(step).inertia.sum())
 
 
-def start_of(scanner, k, seed=0):
-    surveyed = scanner.scan(Survey(2**16, seed, scanner.samples.n_samples))
-    return seeding.Start((k,), surveyed.sample, surveyed.moments.mean, seed)
+def start_of(scanner, k, seed=0, sample_size=2**16):
+    surveyed = scanner.scan(Survey(sample_size, seed, scanner.samples.n_samples))
+    return seeding.Start((k,), surveyed.sample, surveyed.n_eligible, surveyed.moments.mean, seed)
 
 
 def row_set(X, weight=None):
@@ -64,7 +64,8 @@ def test_candidates_do_not_depend_on_chunks(rng):
     seeds = []
     for chunks in (1000, 130, (1, 499, 500)):
         scanner = Scanner(samples_from_chunks([da.from_array(X, chunks=(chunks, 4))], dtype=X.dtype))
-        seeds.append(seeding.scalable(scanner, start_of(scanner, 5), oversampling_factor=2.0, rounds=3)[0][0])
+        start = start_of(scanner, 5, sample_size=500)
+        seeds.append(seeding.scalable(scanner, start, oversampling_factor=2.0, rounds=3)[0][0])
         assert scanner.n_passes == 1 + 3 + 1, "a pass to survey, one for each round, one to weigh"
     for others in seeds[1:]:
         np.testing.assert_allclose(others, seeds[0])
@@ -92,7 +93,7 @@ def test_seeds_weighed_by_a_kept_sample_are_as_good():
     for seed in range(N_RUNS):
         X = gauss_mixture(10, seed)
         scanner = streamed(X)
-        start = start_of(scanner, 50, seed)
+        start = start_of(scanner, 50, seed, sample_size=5000)
         _, kept = scanner.scan_and_keep(KeepUniform(Nothing(), 0.3, seed), "survey")
         for name, by in {"pass": None, "kept": kept}.items():
             before = scanner.n_passes
@@ -100,6 +101,14 @@ def test_seeds_weighed_by_a_kept_sample_are_as_good():
             assert scanner.n_passes - before == (3 if by is None else 2)
             costs[name].append(cost(X, best))
     assert np.median(costs["kept"]) <= 1.03 * np.median(costs["pass"])
+
+
+def test_seeding_reads_nothing_where_the_sample_is_all_rows():
+    X = gauss_mixture(10, 0)
+    scanner = streamed(X)
+    for rounds in (2, 5):
+        seeding.scalable(scanner, start_of(scanner, 10), oversampling_factor=2.0, rounds=rounds)
+    assert [report.title for report in scanner.history] == ["scan", "scan"], "the two surveys"
 
 
 def test_a_kept_sample_polishes_without_a_pass():
@@ -163,7 +172,7 @@ def test_weighted_choice_is_proportional_to_mass():
 
 def test_random_rows_are_distinct():
     X = np.repeat(np.arange(5.0), 10)[:, None]
-    start = seeding.Start((5, 3), row_set(X), np.zeros(1), 0)
+    start = seeding.Start((5, 3), row_set(X), len(X), np.zeros(1), 0)
     (five,), (three,) = seeding.random_rows(start)
     assert sorted(five.ravel()) == [0, 1, 2, 3, 4]
     assert len(set(three.ravel())) == 3

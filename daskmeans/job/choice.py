@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daskmeans.fit import FitOptions, Fitted, Journal, fit
+from daskmeans.fit import Fitted, Journal, fit
 from daskmeans.kernels import Stack
+from daskmeans.options import FitOptions
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign, Sink
 

@@ -79,7 +79,7 @@ class JobPlan:
             ("bytes", f"{format_bytes(rows.data_bytes)} decoded, {kept} kept between passes"),
             ("blocks", f"{rows.n_blocks:,} of at most {largest}"),
             ("tasks", f"{rows.n_blocks:,} a pass, and some to merge"),
-            ("passes", f"{self.fixed_passes} and one for each iteration; at most {most:,}"),
+            ("passes", f"up to {self.fixed_passes}, and one for each iteration; at most {most:,}"),
             ("workers", f"{workers.n_workers} with {workers.n_threads} threads each"),
             ("memory", memory),
             ("budget", f"{format_bytes(budget.total_bytes)}, {format_bytes(budget.row_bytes)} of it for rows"),

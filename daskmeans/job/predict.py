@@ -89,7 +89,7 @@ def predict_job(
         stage.begin()
         sink = create_labels(opened, stage, "", config.output, len(clusters["centers"]))
         with PassLines(console) as listener, insistent():
-            _label(Scanner(opened.samples, 0, listener), clusters, sink)
+            _label(Scanner(opened.samples, listener=listener), clusters, sink)
         results.consolidate(stage.folder)
     console.print(f"Labels of {opened.samples.n_samples:,} samples: {place.name}", soft_wrap=True)
 
@@ -162,6 +162,6 @@ def _label(scanner: Scanner, clusters: xr.Dataset, sink: results.LabelSink) -> N
     survey = Survey(sample_size=1, seed=0, n_samples=samples.n_samples)
     assign = Assign(Stack.of([centers]), centers.mean(axis=0), sink)
     surveyed, _ = scanner.scan(Both(survey, assign), "labels")
-    from daskmeans.fit import check_surveyed
+    from daskmeans.survey import check_surveyed
 
     check_surveyed(surveyed, samples, n_clusters=0)

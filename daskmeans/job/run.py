@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daskmeans.errors import ConfigError, DataError
-from daskmeans.fit import AUTO_ROUNDS, FitOptions, Fitted
+from daskmeans.fit import Fitted
 from daskmeans.job import digest, results
 from daskmeans.job.choice import fit_one_or_choose, most_clusters, summary_of, write_table
 from daskmeans.job.chunks import check_chunks
@@ -51,7 +51,9 @@ from daskmeans.job.submit import submit
 from daskmeans.job.versions import versions
 from daskmeans.job.watch import watched
 from daskmeans.memory import Budget, Plan, format_bytes
+from daskmeans.options import FitOptions
 from daskmeans.scan import Scanner
+from daskmeans.seeding import AUTO_ROUNDS
 from daskmeans.stores import OpenedStore
 
 PERFORMANCE = "performance.html"
@@ -157,7 +159,7 @@ def run_job(config: JobConfig, console: Console, resume: bool | None = None) -> 
                 JobLog(run.log, lines) as log,
                 watched(log, timeout_s, what_is_there, all_paused) as listener,
             ):
-                scanner = Scanner(job.opened.samples, job.budget.kept_bytes, listener)
+                scanner = Scanner.within(job.opened.samples, job.budget, listener)
                 log.measure = functools.partial(_measured, scanner)
                 log.began(workers=asdict(workers), plan=dict(job.plan.lines()))
                 if run.begun is not None:
