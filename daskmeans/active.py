@@ -54,9 +54,6 @@ NEAR = 0.1
 # served better by a denser sample.
 ACTIVE_PART, CERTAIN = 0.5, 0.1
 
-# A look-ahead may go this much farther than the last: rows were kept for one that goes as far.
-FARTHER = 2.0
-
 # Between these powers of 10 lies by how much thresholds and chances are scaled; halved so often, the interval is
 # narrower than the sample is coarse.
 SMALLEST, LARGEST, BISECTIONS = -100.0, 100.0, 40
@@ -332,12 +329,12 @@ class Anchor(NamedTuple):
         shift: Float64s = np.sqrt(((centers - self.centers) ** 2).sum(axis=1))
         return shift
 
-    def is_near(self, centers: Float64s, reach: Float64s | None) -> bool:
-        """Tell whether no gap is closed by more than `FARTHER` times what centers close that move by `reach`."""
+    def is_near(self, centers: Float64s, reach: Float64s | None, farther: float) -> bool:
+        """Tell whether no gap is closed by more than `farther` times what centers close that move by `reach`."""
         if reach is None:
             return True
         moves = self.moves(centers)
-        return bool((moves + largest_other(moves) < FARTHER * _closing(reach)).all())
+        return bool((moves + largest_other(moves) < farther * _closing(reach)).all())
 
     def extended(self, centers: Float64s, now: Assigned, then: Assigned) -> Assigned:
         """Return what a full pass at `centers` would find, frozen rows staying in their clusters.

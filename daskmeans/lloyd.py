@@ -66,8 +66,12 @@ BOUNDED = Method(bounded=True)
 AHEAD_QUIETER = 0.1
 FARTHEST_AHEAD = 300
 
-# After a look-ahead that a full pass has rejected the next may go this part of its way.
+# After a look-ahead that a full pass has rejected the next goes for about this part of its way.
 LESS_FAR = 0.25
+
+# A look-ahead may go so many times as far as the last, for which rows were kept: by the least part that the last has
+# gained of the inertia it foresaw. Without this every second one was rejected on normal rows in 16 dimensions.
+FARTHER = {0.5: 2.0, 0.25: 1.0, 0.0: 0.5}
 
 
 @dataclass
@@ -86,6 +90,8 @@ class Model:
     means : (n_clusters, n_features) float64, of the rows of these very centers, where they are known.
     retreat : (n_clusters, n_features) float64, while `centers` are ahead of what is certain: the last ones that are,
         and what a full pass at the centers ahead must better: `inertia_to_better`.
+    foreseen : the inertia that the last look-ahead has foreseen; infinity where none has.
+    farther : how many times as far as the last the next look-ahead may go.
     reach : (n_clusters,) float64, by how much the last look-ahead has moved each center: the next will go about as far;
         None before the first.
     """
@@ -100,6 +106,8 @@ class Model:
     means: Float64s | None = None
     retreat: Float64s | None = None
     inertia_to_better: float = np.inf
+    foreseen: float = np.inf
+    farther: float = max(FARTHER.values())
     reach: Float64s | None = None
 
     @property
@@ -117,20 +125,24 @@ class Model:
         """Whether the centers move no more."""
         return self.converged or self.n_iter >= stop.max_iter
 
-    def go_ahead(self, centers: Float64s, *, to_better: float) -> None:
+    def go_ahead(self, centers: Float64s, *, to_better: float, foreseen: float = np.inf) -> None:
         """Move to `centers` that nothing vouches for; a full pass must find less inertia there than `to_better`."""
-        self.retreat, self.inertia_to_better = self.centers, to_better
+        self.retreat, self.inertia_to_better, self.foreseen = self.centers, to_better, foreseen
         self.centers = centers
 
     def fall_back(self) -> None:
         """Return from where nothing vouched for the centers: a full pass found them to be no better."""
         assert self.retreat is not None
         self.centers, self.retreat = self.retreat, None
+        self.farther = max(FARTHER.values())
         if self.reach is not None:
             self.reach = LESS_FAR * self.reach
 
-    def go_on(self) -> None:
-        """Go on from where the centers are: a full pass vouches for them."""
+    def go_on(self, inertia: float) -> None:
+        """Go on from where the centers are, with so much inertia: a full pass vouches for them."""
+        if self.retreat is not None:
+            foreseen, gained = self.inertia_to_better - self.foreseen, self.inertia_to_better - inertia
+            self.farther = next(farther for part, farther in FARTHER.items() if gained >= part * foreseen)
         self.retreat = None
 
     def settle(self, found: Assigned) -> None:
@@ -204,10 +216,11 @@ def _full_pass(
         ahead = replace(stop, max_iter=FARTHEST_AHEAD, sq_shift=min(1.0, AHEAD_QUIETER * len(moving)) * stop.sq_shift)
     iterations = {}
     for m, (model, part) in enumerate(zip(moving, found, strict=False)):
-        if model.retreat is not None and part.inertia.sum() >= model.inertia_to_better:
+        inertia = float(part.inertia.sum())
+        if model.retreat is not None and inertia >= model.inertia_to_better:
             model.fall_back()
             continue
-        model.go_on()
+        model.go_on(inertia)
         advance(model, part, stop, scanner.samples.dtype)
         if active is not None and (method.settles or not model.rests(stop)):
             iterations[m] = iteration(active.anchors[m], model, stop, ahead, scanner.samples.dtype)
@@ -252,12 +265,13 @@ def iteration(anchor: Anchor, model: Model, stop: Stop, ahead: Stop | None, dtyp
             model.settle((yield model.centers))
     elif ahead is not None:
         scout = Model(model.centers)
-        while not scout.rests(ahead) and anchor.is_near(scout.centers, model.reach):
+        while not scout.rests(ahead) and anchor.is_near(scout.centers, model.reach, model.farther):
             found = yield scout.centers
             if not (found.counts > 0).all():
                 break
             advance(scout, found, ahead, dtype)
-        model.go_ahead(scout.centers, to_better=float(anchor.found.inertia.sum()))
+        here = float(anchor.found.inertia.sum())
+        model.go_ahead(scout.centers, to_better=here, foreseen=here if scout.inertia is None else scout.total_inertia)
         model.reach = anchor.moves(scout.centers)
 
 

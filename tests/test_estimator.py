@@ -53,6 +53,7 @@ def test_threads_processes_and_a_cluster_give_the_same_bits(X, client, init, bud
     with dask.config.set(scheduler="threads"):
         found = [centers_of(lazy)]
     found.append(centers_of(lazy))
+    client.wait_for_workers(1)  # one that was lost comes back
     with dask.annotate(workers=[next(iter(client.scheduler_info()["workers"]))], allow_other_workers=False):
         found.append(centers_of(lazy))
     for centers, inertia, n_iter in found:
