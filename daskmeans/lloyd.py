@@ -61,8 +61,8 @@ PLAIN = Method()
 BOUNDED = Method(bounded=True)
 
 # A look-ahead ends when its squared shifts are at most this part of the tolerance, for each model that shares the rows
-# in memory and at most all of it, or after this many updates. The fewer rows tell of one model, the sooner more updates
-# only follow the noise: eleven models on uniform or normal rows took up to twice as many passes with this part for all.
+# in memory and at most all of it, or after this many updates. The fewer rows tell of one model, the sooner its updates
+# follow the noise only: eleven models on uniform or normal rows took up to twice as many passes with this part for all.
 AHEAD_QUIETER = 0.1
 FARTHEST_AHEAD = 300
 

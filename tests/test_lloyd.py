@@ -16,6 +16,7 @@ from sklearn.datasets import make_blobs
 from sklearn.preprocessing import StandardScaler
 
 from daskmeans import KMeans
+from daskmeans.lloyd import Model
 
 CHUNKS = [700, 350, (1, 699), (333, 0, 367), 64, (7,) * 100]
 
@@ -167,3 +168,13 @@ def test_any_chunks_dtype_and_weights_give_the_naive_answer(k, chunks, dtype, we
     counts = np.ones(len(X)) if weight is None else weight
     assert ours.counts_.sum() == counts.sum()
     assert ours.inertia_per_cluster_.sum() == pytest.approx(ours.inertia_)
+
+
+@pytest.mark.parametrize(("inertia", "farther"), [(5.9, 2.0), (7.0, 1.0), (9.0, 0.5)])
+def test_the_next_look_ahead_goes_as_far_as_the_last_one_gained_what_it_foresaw(inertia, farther):
+    model = Model(np.zeros((2, 1)), farther=1.5)
+    model.go_ahead(np.ones((2, 1)), to_better=10.0, foreseen=2.0)
+    model.go_on(inertia)
+    assert model.farther == farther
+    model.go_on(inertia)
+    assert model.farther == farther, "nothing was ahead"
