@@ -22,6 +22,7 @@ from daskmeans.options import FitOptions, check_centers, rounded
 from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner
+from daskmeans.seeding import Seeds
 from daskmeans.steps import Assigned, RowSet, Sink, Surveyed
 from daskmeans.survey import chance_to_stay, check_surveyed, make_survey
 from daskmeans.transforms import Chain, Normalize, Preparation, Standardize
@@ -216,24 +217,25 @@ class Problem:
             with one_blas_thread():
                 seeds = self._seeds(scanner, kept)
         else:
-            seeds = [self.scaled(centers) for centers in found]
+            seeds = [[self.scaled(centers)] for centers in found]
         if not self._seeds_are_polished and self.looks_ahead(scanner) and self.polishes:
-            seeds = seeding.polish(self.sample, [[centers] for centers in seeds], self.stop)
+            seeds = seeding.polish(self.sample, seeds, self.stop)
         return [Model(self.rounded(centers)) for centers in self._polished_on_kept(seeds, kept)]
 
-    def _polished_on_kept(self, seeds: list[Float64s], kept: Scanner | None) -> list[Float64s]:
-        """Iterate further on the rows that are kept, if there are any."""
+    def _polished_on_kept(self, seeds: list[Seeds], kept: Scanner | None) -> list[Float64s]:
+        """Iterate further on the rows that are kept, if there are any, and return the best try of each model."""
         if kept is None:
-            return seeds
-        return seeding.polish_on_kept(kept, [self.rounded(centers) for centers in seeds], self.stop, self.offset)
+            return [tries[0] for tries in seeds]
+        rounded = [[self.rounded(centers) for centers in tries] for tries in seeds]
+        return seeding.polish_on_kept(kept, rounded, self.stop, self.offset)
 
     def looks_ahead(self, scanner: Scanner) -> bool:
         """Whether to take the fewest passes, by whatever path, rather than plain Lloyd's trajectory."""
         algorithm = self.options.algorithm
         return algorithm == "lookahead" or (algorithm == "auto" and scanner.reads_each_pass)
 
-    def _seeds(self, scanner: Scanner, kept: Scanner | None) -> list[Float64s]:
-        """Return initial centers for each of the models."""
+    def _seeds(self, scanner: Scanner, kept: Scanner | None) -> list[Seeds]:
+        """Return initial centers for each of the models; where they race, for each number of clusters."""
         options = self.options
         if not isinstance(options.init, str):
             return self._given_seeds()
@@ -241,7 +243,7 @@ class Problem:
             options.each_model, self._seeding_sample(), self.surveyed.n_eligible, self.offset, options.seed
         )
         if options.init == "random":
-            return [tries[0] for tries in seeding.random_rows(start)]
+            return seeding.random_rows(start)
         if options.init == "k-means++" or self._all_sampled:
             seeds = seeding.plus_plus_on_sample(start)
         else:
@@ -251,8 +253,8 @@ class Problem:
             weigh_by = kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None
             factor = options.oversampling_factor
             seeds = seeding.scalable(scanner, start, oversampling_factor=factor, rounds=rounds, kept=weigh_by)
-        polished = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [t[0] for t in seeds]
-        return seeding.best_of_each(self.sample, polished, self.offset) if options.race else polished
+        seeds = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [tries[:1] for tries in seeds]
+        return seeding.join_starts(self.sample, seeds, self.offset) if options.race else seeds
 
     @property
     def _seeds_are_polished(self) -> bool:
@@ -290,15 +292,15 @@ class Problem:
         choice = Choice(sample, share, look_ahead, packed, must_last=0.0 if reads else MUST_LAST)
         return Method(choice, look_ahead, self.options.seed, settles=self.options.race)
 
-    def _given_seeds(self) -> list[Float64s]:
+    def _given_seeds(self) -> list[Seeds]:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""
         init, n_features = self.options.init, self.sample.X.shape[1]
         if not callable(init):
             n_features = len(self.surveyed.moments.mean)
-            return [self.scaled(check_centers(init, self.options.n_clusters[0], n_features))]
+            return [[self.scaled(check_centers(init, self.options.n_clusters[0], n_features))]]
         random_state = np.random.RandomState(self.options.seed % 2**32)
         return [
-            check_centers(init(self.sample.X, k, random_state=random_state), k, n_features)
+            [check_centers(init(self.sample.X, k, random_state=random_state), k, n_features)]
             for k in self.options.each_model
         ]
 

@@ -115,10 +115,38 @@ def test_a_kept_sample_polishes_without_a_pass():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (polished,) = seeding.polish_on_kept(kept, [X[:50]], Stop(300, 1e-4), surveyed.moments.mean)
+    (polished,) = seeding.polish_on_kept(kept, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean)
     whole = ScikitKMeans(50, init=X[:50], n_init=1).fit(X)
     assert scanner.n_passes == 1
     assert cost(X, polished) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
+
+
+def test_tries_race_on_a_kept_sample():
+    X = gauss_mixture(10, 0)
+    scanner = streamed(X)
+    surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
+    stop, offset = Stop(300, 1e-4), surveyed.moments.mean
+    rows = np.random.default_rng(0)
+    tries = [X[rows.choice(len(X), 50, replace=False)] for _ in range(8)]
+    alone = [cost(X, seeding.polish_on_kept(kept, [[centers]], stop, offset)[0]) for centers in tries]
+    race, other = seeding.polish_on_kept(kept, [tries, tries[:1]], stop, offset)
+    assert cost(X, race) <= np.sort(alone)[1] < 0.99 * np.median(alone), "the first or the second of eight wins"
+    np.testing.assert_array_equal(other, seeding.polish_on_kept(kept, [tries[:1]], stop, offset)[0])
+
+
+def test_starts_of_as_many_clusters_are_joined_the_best_first():
+    X = np.array([[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]])
+    two, bad, good = np.array([[5.5], [20.5]]), np.array([[0.0], [1.0], [15.0]]), np.array([[0.5], [10.5], [20.5]])
+    joined = seeding.join_starts(row_set(X), [[two], [bad], [good]], np.zeros(1))
+    assert [[len(centers) for centers in tries] for tries in joined] == [[2], [3, 3]]
+    np.testing.assert_array_equal(joined[1], [good, bad])
+
+
+def test_several_starts_of_a_model_share_the_tries():
+    X = np.zeros((1000, 2))
+    start = seeding.Start((3, 3, 3, 3, 5), row_set(X), 1000, np.zeros(2), 0)
+    assert (start.n_tries(3), start.n_tries(5)) == (2, 8)
+    assert start.n_tries(10**6) == 1, "where an iteration costs much"
 
 
 def test_a_candidate_that_a_kept_sample_has_missed_is_not_lost(rng):
@@ -180,15 +208,16 @@ def test_random_rows_are_distinct():
 
 def test_recluster_follows_the_weights():
     points = np.array([[0.0], [1.0], [10.0]])
-    best, *_ = seeding.recluster(points, np.array([9.0, 1.0, 1.0]), 2, np.random.default_rng(0))
+    best, *_ = seeding.recluster(points, np.array([9.0, 1.0, 1.0]), 2, 1, np.random.default_rng(0))
     assert sorted(best.ravel()) == pytest.approx([0.1, 10.0])
 
 
 def test_polish_takes_the_best_try():
     X = np.array([[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]])
     tries = [np.array([[0.0], [1.0], [15.0]]), np.array([[0.0], [10.0], [20.0]])]
-    (best,) = seeding.polish(row_set(X), [tries], seeding.Stop(100, 0.0))
+    ((best, worst),) = seeding.polish(row_set(X), [tries], seeding.Stop(100, 0.0))
     assert best.ravel().tolist() == [0.5, 10.5, 20.5]
+    assert cost(X, worst) > cost(X, best)
 
 
 def test_seeds_do_not_depend_on_the_threads_of_blas():
