@@ -88,7 +88,7 @@ class KMeans(
     oversampling_factor : float
         For "k-means||": rows drawn in each round, as a multiple of `n_clusters`.
     init_rounds : int or "auto"
-        For "k-means||": number of rounds, each a pass over the data.
+        For "k-means||": number of rounds, each a pass over the data. "auto" is one, after one over a sample.
     algorithm : {"auto", "lloyd", "lookahead"}
         "lloyd" is plain Lloyd's trajectory, from fewer passes; "lookahead" takes the fewest passes to a fixed point of
         Lloyd's iteration, by another path; "auto" is "lloyd" where the rows are kept in memory, else "lookahead".

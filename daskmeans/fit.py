@@ -247,12 +247,20 @@ class Problem:
         if options.init == "k-means++" or self._all_sampled:
             seeds = seeding.plus_plus_on_sample(start)
         else:
-            rounds = seeding.AUTO_ROUNDS if options.init_rounds == "auto" else options.init_rounds
-            n_candidates = 1 + rounds * options.oversampling_factor * max(options.n_clusters)
+            before, rounds = 0, options.init_rounds
+            if rounds == "auto":
+                before, rounds = seeding.AUTO_SAMPLE_ROUNDS, seeding.AUTO_ROUNDS
+            n_candidates = 1 + (before + rounds) * options.oversampling_factor * max(options.n_clusters)
             n_kept = chance_to_stay(scanner, options) * self.surveyed.n_rows
             weigh_by = kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None
-            factor = options.oversampling_factor
-            seeds = seeding.scalable(scanner, start, oversampling_factor=factor, rounds=rounds, kept=weigh_by)
+            seeds = seeding.scalable(
+                scanner,
+                start,
+                oversampling_factor=options.oversampling_factor,
+                rounds=rounds,
+                sample_rounds=before,
+                kept=weigh_by,
+            )
         seeds = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [tries[:1] for tries in seeds]
         return seeding.join_starts(self.sample, seeds, self.offset) if options.race else seeds
 

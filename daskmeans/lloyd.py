@@ -30,11 +30,14 @@ class Stop:
     sq_shift : stop when the squared shifts of the centers, summed over clusters, are at most this.
     spherical : whether rows have length 1 and each update brings the centers to length 1 too: spherical k-means
         (Dhillon & Modha 2001).
+    moves_empty : whether empty clusters move to rows far from their centers. On a sample they stay: it may have missed
+        the few rows that they are made of.
     """
 
     max_iter: int
     sq_shift: float
     spherical: bool = False
+    moves_empty: bool = True
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,8 @@ def iteration(anchor: Anchor, model: Model, stop: Stop, ahead: Stop | None, dtyp
 
 def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> None:
     """Move the centers of `model` to the means of their rows."""
+    if not stop.moves_empty:
+        found = found._replace(far=None)
     centers, counts = updated_centers(model.centers, found, dtype, spherical=stop.spherical)
     if _no_row_has_moved(model, found, centers, dtype):
         centers = model.centers
@@ -305,11 +310,10 @@ def updated_centers(
     """Return the means of each cluster's rows, or their directions, rounded to the dtype of the rows; and the counts.
 
     Empty clusters move to the rows farthest from their centers, which leave their clusters, as in scikit-learn; where
-    all rows lie on centers there is nowhere to move to, and they stay.
+    none are given, or all rows lie on centers, they stay.
     """
     sums, counts = found.sums.copy(), found.counts.copy()
-    if not (counts > 0).all():
-        assert found.far is not None
+    if found.far is not None and not (counts > 0).all():
         _move_empty(sums, counts, found.far)
     updated = centers.copy()
     full = counts > 0

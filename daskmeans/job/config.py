@@ -157,7 +157,10 @@ class ModelConfig(Section):
         gt=0,
         description="Candidates drawn in a round of k-means||, in multiples of n_clusters.",
     )
-    init_rounds: Rounds = Field(default="auto", description="Rounds of k-means||, each one pass over the data.")
+    init_rounds: Rounds = Field(
+        default="auto",
+        description="Rounds of k-means||, each one pass over the data; `auto`: one, after one over a sample.",
+    )
     algorithm: Literal["auto", "lloyd", "lookahead"] = Field(
         default="auto",
         description="`lloyd` follows plain Lloyd's trajectory; `lookahead` takes the fewest reads to a fixed point; "
