@@ -19,8 +19,10 @@ import numpy as np
 import xarray as xr
 import zarr
 from xarray.backends.zarr import ZarrStore
+from xarray.core.indexing import LazilyIndexedArray
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
+from daskmeans.inline import wrapped
 from daskmeans.nodes import (
     Location,
     bare_arrays_of,
@@ -333,6 +335,14 @@ class _NamedArrays(ZarrStore):
             for name, array in self.arrays()
             if (self.names is None or name in self.names) and dimension_names(array) is not None
         )
+
+    def open_store_variable(self, name: str) -> xr.Variable:
+        """Open one array, to be read where it is asked for."""
+        found: xr.Variable = super().open_store_variable(name)  # type: ignore[no-untyped-call]
+        array = self.members[name]
+        assert isinstance(array, zarr.Array)
+        lazy = LazilyIndexedArray(wrapped(array))
+        return xr.Variable(found.dims, lazy, found.attrs, found.encoding)
 
 
 def _open_group(group: zarr.Group, names: tuple[str, ...] | None, label: str) -> xr.Dataset:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import xarray as xr
 import zarr
-from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core.indexing import LazilyIndexedArray
 from zarr.storage import ZipStore
 
 from daskmeans.errors import ConfigError, DataError, did_you_mean
+from daskmeans.inline import wrapped
 from daskmeans.retry import patiently
 
 if TYPE_CHECKING:
@@ -160,6 +160,6 @@ def chunk_key_of(node: Node, name: str, index: Sequence[int], label: str = "") -
 def lazy_array(array: Array, dims: Sequence[Hashable]) -> xr.Variable:
     """Wrap one stored array as it is, not read and not decoded."""
     encoding = {"chunks": array.chunks, "shards": array.shards}
-    lazy = LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
+    lazy = LazilyIndexedArray(wrapped(array))
     attrs = {key: value for key, value in array.attrs.items() if key != "_ARRAY_DIMENSIONS"}
     return xr.Variable(dims, lazy, attrs, encoding)

@@ -39,7 +39,7 @@ LAYERS = [
     {"ome", "nodes"},
     {"samples"},
     {"memory"},
-    {"errors", "retry"},
+    {"errors", "inline", "retry"},
 ]
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
@@ -104,6 +104,7 @@ def test_only_the_stores_and_what_writes_results_open_zarr_and_xarray():
         "gridded",
         "handles",
         "nodes",
+        "inline",
         "ome",
         "blocking",
         "labelled",
