@@ -182,6 +182,7 @@ def lloyd(
     dtype = scanner.samples.dtype
     bounds = Bounds(scanner, offset) if method.bounded else None
     while moving := [m for m in state.models if not m.rests(stop)]:
+        at_rest = _least_inertia([m for m in state.models if m.rests(stop)])
         if bounds is None:
             waiting = [m for m in state.models if method.settles and m.rests(stop) and not m.settled]
             found = _full_pass(scanner, moving, waiting, stop, offset, method, FOR_FROZEN + state.n_passes)
@@ -192,9 +193,15 @@ def lloyd(
                 model.settled = False
         state.n_passes += 1
         ahead = min(range(len(moving)), key=lambda m: found[m].inertia.sum())
-        scanner.judge(float(found[ahead].inertia.sum()), moving[ahead].sq_shift)
+        # Models at rest count too: else the curve of passes would rise as soon as the best one rests.
+        scanner.judge(float(min(found[ahead].inertia.sum(), at_rest)), moving[ahead].sq_shift)
         if save is not None:
             save(state)
+
+
+def _least_inertia(models: Sequence[Model]) -> float:
+    """Return the least inertia of some models, infinity where none is known."""
+    return min((model.total_inertia for model in models if model.inertia is not None), default=np.inf)
 
 
 def _full_pass(
@@ -357,17 +364,23 @@ def settle(
 
 def settle_all(scanner: Scanner, models: Sequence[Model], offset: Float64s) -> None:
     """Make inertia and counts those of the final centers. At most one pass over the data."""
-    moved = [model for model in models if not model.settled]
+    moved, others = [m for m in models if not m.settled], [m for m in models if m.settled]
     if moved:
-        _assign_all(scanner, moved, offset, None, 0)
+        _assign_all(scanner, moved, offset, None, 0, _least_inertia(others))
 
 
 def _assign_all(
-    scanner: Scanner, models: Sequence[Model], offset: Float64s, sink: Sink | None, sink_model: int
+    scanner: Scanner,
+    models: Sequence[Model],
+    offset: Float64s,
+    sink: Sink | None,
+    sink_model: int,
+    of_others: float = np.inf,
 ) -> list[Any]:
+    """Settle the models; `of_others` is the least inertia of those that are settled."""
     stack = Stack.of([model.centers for model in models])
     found = scanner.scan(Assign(stack, offset, sink, sink_model), "inertia" if sink is None else "labels")
     for model, part in zip(models, split(found, stack), strict=True):
         model.settle(part)
-    scanner.judge(min(model.total_inertia for model in models), None)
+    scanner.judge(min(_least_inertia(models), of_others), None)
     return found.outputs

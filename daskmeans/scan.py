@@ -58,7 +58,8 @@ class PassReport:
     number : counts from 1.
     title : what the pass was for.
     n_bytes : bytes of rows that were read and decoded; 0 where all blocks were kept.
-    inertia : of the centers that the pass assigned rows to; None where it assigned none.
+    inertia : of the centers that the pass assigned rows to, the least of several models, those included that are at
+        rest; None where it assigned none.
     center_shift : squared distance that the pass moved the centers by, summed over clusters; None where it moved none.
     """
 

@@ -12,7 +12,7 @@ import xarray as xr
 from sklearn.datasets import make_blobs
 
 import daskmeans
-from daskmeans import KMeans, metrics, plots
+from daskmeans import KMeans, metrics, plots, sweep
 from daskmeans.errors import DataError
 
 CUT = Path(__file__).parent / "data" / "eraint_cut.zarr"
@@ -81,6 +81,15 @@ def test_data_with_named_dimensions_is_seen_as_it_was_fitted():
     np.testing.assert_allclose(*widths)
     with pytest.raises(ValueError, match="X has 2 features, but KMeans is expecting 3"):
         plots.projection(plain, X[:, :2])
+
+
+def test_convergence_of_a_sweep_does_not_rise_when_the_best_model_rests():
+    rows = make_blobs(20_000, centers=5, n_features=4, random_state=3)[0].astype(np.float32)
+    found = sweep(rows, n_clusters=range(2, 13), random_state=0, gap=False)
+    drawn = plots.convergence(found.models[12]).lines[-1].get_ydata()
+    assert len(drawn) > 2
+    assert (np.diff(drawn) <= 1e-9 * drawn[0]).all()
+    assert drawn[-1] == pytest.approx(found.models[12].inertia_)
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 3])
