@@ -9,6 +9,8 @@ Must not know what is read.
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
@@ -25,23 +27,47 @@ T = TypeVar("T")
 
 ZARRS = "zarrs.ZarrsCodecPipeline"
 
+# So many zarr asks for at once, unless it is configured otherwise.
+MOST_FILES = 10
+
+# A file of the page cache is there at once; one on a disk nearby often is, too.
+LONG_WAIT_S = 0.0005
+
 
 class _SameThread(ThreadPoolExecutor):
-    """Calls what is submitted at once. A thread pool by name alone: event loops take no other executor."""
+    """Calls what is submitted at once, in the thread that submits it, until a file has let it wait.
+
+    Then it reads further files in threads of their own: the wait for one, long on a network, is spent on the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(MOST_FILES)
+        self._has_waited = False
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Call `function`, and return what it returned or raised."""
+        """Call `function`, and return what it returned or raised, or will."""
+        reads = _reads_a_file(function)
+        if reads and self._has_waited:
+            return super().submit(function, *args, **kwargs)
         future: Future[T] = Future()
+        idle_s = time.thread_time() - time.perf_counter()
         try:
             future.set_result(function(*args, **kwargs))
         # Codecs raise what they like, also exceptions that do not derive from Exception.
         except BaseException as error:
             future.set_exception(error)
+        self._has_waited |= reads and time.perf_counter() - time.thread_time() + idle_s > LONG_WAIT_S
         return future
 
 
+def _reads_a_file(function: Callable[..., Any]) -> bool:
+    """Return whether it is a store of zarr that submits something, by way of `asyncio.to_thread`: codecs do too."""
+    called = function.args[0] if isinstance(function, functools.partial) and function.args else function
+    return str(getattr(called, "__module__", "")).startswith("zarr.storage")
+
+
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in this thread, with all that it would give to other threads. No event loop may run here."""
+    """Run a coroutine in this thread, with what it would give to other threads. No event loop may run here."""
     loop = asyncio.new_event_loop()
     try:
         loop.set_default_executor(_SameThread())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
+import time
 from typing import ClassVar
 
 import numcodecs
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from xarray.backends.zarr import ZarrArrayWrapper
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore, _local
 
 from daskmeans import inline
 from daskmeans.errors import DataError
@@ -60,6 +62,28 @@ def test_a_block_is_read_and_decoded_in_the_thread_that_asks(path):
     store.threads.clear()
     np.testing.assert_array_equal(all_rows(open_samples(array).samples), X)
     assert store.threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(("long_wait_s", "side_by_side"), [(0.005, True), (60, False)])
+def test_files_are_read_side_by_side_where_one_has_let_wait(path, monkeypatch, long_wait_s, side_by_side):
+    read_by = []
+
+    @functools.wraps(_local._get)
+    def slow(*args):
+        time.sleep(0.02)
+        read_by.append(threading.get_ident())
+        return get(*args)
+
+    get = _local._get
+    monkeypatch.setattr(_local, "_get", slow)
+    monkeypatch.setattr(inline, "_has_zarrs", lambda: False)
+    monkeypatch.setattr(inline, "LONG_WAIT_S", long_wait_s)
+    samples = open_samples(path).samples
+    read_by.clear()
+    np.testing.assert_array_equal(all_rows(samples), X)
+    assert len(read_by) == 10
+    assert read_by.count(threading.get_ident()) == (1 if side_by_side else 10)
+    assert (len(set(read_by)) > 2) == side_by_side
 
 
 def test_values_are_the_same_whoever_decodes_them(path, codecs):
