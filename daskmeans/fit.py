@@ -244,25 +244,31 @@ class Problem:
         )
         if options.init == "random":
             return seeding.random_rows(start)
-        if options.init == "k-means++" or self._all_sampled:
-            seeds = seeding.plus_plus_on_sample(start)
-        else:
-            before, rounds = 0, options.init_rounds
-            if rounds == "auto":
-                before, rounds = seeding.AUTO_SAMPLE_ROUNDS, seeding.AUTO_ROUNDS
-            n_candidates = 1 + (before + rounds) * options.oversampling_factor * max(options.n_clusters)
-            n_kept = chance_to_stay(scanner, options) * self.surveyed.n_rows
-            weigh_by = kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None
-            seeds = seeding.scalable(
-                scanner,
-                start,
-                oversampling_factor=options.oversampling_factor,
-                rounds=rounds,
-                sample_rounds=before,
-                kept=weigh_by,
-            )
-        seeds = seeding.polish(start.sample, seeds, self.stop) if self.polishes else [tries[:1] for tries in seeds]
-        return seeding.join_starts(self.sample, seeds, self.offset) if options.race else seeds
+        if options.init == "k-means||" and not self._all_sampled:
+            if options.init_rounds != "auto":
+                return self._joined(start.sample, self._scalable(scanner, start, kept))
+            seeds, rows = seeding.on_coreset(scanner, start, options.oversampling_factor, self.stop, kept)
+            return seeding.join_starts(rows, seeds, self.offset) if options.race else seeds
+        return self._joined(start.sample, seeding.plus_plus_on_sample(start))
+
+    def _scalable(self, scanner: Scanner, start: seeding.Start, kept: Scanner | None) -> list[Seeds]:
+        """Seed by k-means||, of as many rounds as were asked for."""
+        options = self.options
+        assert options.init_rounds != "auto"
+        n_candidates = 1 + options.init_rounds * options.oversampling_factor * max(options.n_clusters)
+        n_kept = chance_to_stay(scanner, options) * self.surveyed.n_rows
+        return seeding.scalable(
+            scanner,
+            start,
+            oversampling_factor=options.oversampling_factor,
+            rounds=options.init_rounds,
+            kept=kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None,
+        )
+
+    def _joined(self, rows: RowSet, seeds: list[Seeds]) -> list[Seeds]:
+        """Iterate from all tries on rows that stand for all, and let those of as many clusters race if asked for."""
+        seeds = seeding.polish(rows, seeds, self.stop) if self.polishes else [tries[:1] for tries in seeds]
+        return seeding.join_starts(rows, seeds, self.offset) if self.options.race else seeds
 
     @property
     def _seeds_are_polished(self) -> bool:

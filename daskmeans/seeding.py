@@ -19,7 +19,7 @@ from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
-from daskmeans.steps import FOR_CANDIDATES, FOR_RECLUSTER, Assign, Draw, RowSet, split
+from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, Both, Draw, RowSet, split
 
 # Greedy k-means++ measures k (2 + log k) times the distances to all its rows; with more rows than this for each
 # cluster the choice of centers no longer improves.
@@ -31,15 +31,21 @@ GREEDY_MIN_ROWS = 2**14
 TRIES = 8
 CHEAP_ITERATION = 10**9
 
+# On a coreset more are tried, up to so many multiplications an iteration in all.
+CORESET_TRIES = 32
+CHEAP_ITERATIONS = 4 * 10**9
+
 # Candidates are clustered so many times as often: they are fewer, and tell less of which try is good.
 RECLUSTERED = 2
 
 # On rows that are kept the tries of a model race: after so many iterations the better half of them goes on.
-RACE_HALVES = (10, 20, 40)
+RACE_HALVES = (5, 10, 20, 40)
 
-# Rounds of k-means|| where their number is not given: so many over the sample, which cost no read, and then over all
-# rows. A second one over the sample made nothing better.
-AUTO_SAMPLE_ROUNDS, AUTO_ROUNDS = 1, 1
+# Rounds of k-means|| over all rows where their number is not given.
+AUTO_ROUNDS = 1
+
+# So many times as many rows as are wanted are drawn from blocks: how many there will be is known from a sample only.
+MORE_DRAWN = 1.5
 
 # With fewer rows the time of an iteration goes into its calls, which plain passes make once for all models.
 WORTH_BOUNDS = 2048
@@ -92,17 +98,21 @@ def _random(start: Start, k: int, m: int) -> RowSet:
 
 
 def plus_plus_on_sample(start: Start) -> list[Seeds]:
-    """Greedy k-means++ on the sample. No pass over the data."""
+    """Choose centers by greedy k-means++ on the sample. No pass over the data."""
     seeds = []
     for m, k in enumerate(start.n_clusters):
         sample = start.sample
         generator = start.generator(FOR_RECLUSTER + m)
-        limit = max(GREEDY_MIN_ROWS, GREEDY_ROWS_PER_CLUSTER * k)
-        if len(sample.X) > limit:
+        if len(sample.X) > (limit := greedy_rows(k)):
             sample = sample.take(np.sort(generator.permutation(len(sample.X))[:limit]))
         rows = [plus_plus(sample.X, sample.weight, k, generator) for _ in range(start.n_tries(k))]
         seeds.append([sample.X[chosen].astype(np.float64) for chosen in rows])
     return seeds
+
+
+def greedy_rows(k: int) -> int:
+    """Return how many rows are enough for greedy k-means++ to choose `k` centers from."""
+    return max(GREEDY_MIN_ROWS, GREEDY_ROWS_PER_CLUSTER * k)
 
 
 def plus_plus(X: Rows, weight: Float64s, k: int, generator: np.random.Generator) -> Int64s:
@@ -147,31 +157,96 @@ def _sq_dist(X: Float64s, sq_norm: Float64s, rows: Int64s) -> Float64s:
     return np.maximum(sq_norm[rows, None] - 2 * (X[rows] @ X.T) + sq_norm, 0)
 
 
+def on_coreset(
+    scanner: Scanner, start: Start, oversampling_factor: float, stop: Stop, kept: Scanner | None
+) -> tuple[list[Seeds], RowSet]:
+    """Seed on rows that stand for all: by k-means|| and by greedy k-means++. Returns these rows too, with weights.
+
+    The pass that draws the candidates of k-means|| draws them. The tries of each model are those of both ways, each
+    polished on these rows, the best first.
+
+    Passes over the data: one; none where the sample is all rows.
+    """
+    candidates, rows = _drawn(scanner, start, oversampling_factor)
+    of_rows = _scanner_of(rows.X, rows.weight)
+    means, counts = _weighed(of_rows, candidates, start.offset, kept)
+    seeds = []
+    for m, k in enumerate(start.n_clusters):
+        n_tries, generator = start.n_tries(k), start.generator(FOR_RECLUSTER + m)
+        tries = recluster(means, counts, k, n_tries, generator)
+        n_more = max(n_tries, min(CORESET_TRIES // start.n_clusters.count(k), CHEAP_ITERATIONS // (rows.X.size * k)))
+        more = [rows.X[plus_plus(rows.X, rows.weight, k, generator)].astype(np.float64) for _ in range(n_more)]
+        ((*best,),) = polish(rows, [more], stop)
+        ((*both,),) = polish(rows, [tries + best[:n_tries]], stop)
+        seeds.append(both if n_tries > 1 else both[:1])
+    return seeds, rows
+
+
+def _drawn(scanner: Scanner, start: Start, oversampling_factor: float) -> tuple[RowSet, RowSet]:
+    """Draw candidates of k-means||, and a coreset: rows that stand for all.
+
+    Rows of the coreset are drawn by an upper bound of their sensitivity, the largest part that a row can have in the
+    cost of any centers: with centers B, of which row x is nearest to b, and with W_b the weight and cost_b the cost of
+    the rows of b, d(x, B)^2 / cost + cost_b / (W_b cost) + 1 / (W_b |B|), up to factors (Bachem, Lucic & Krause 2017,
+    algorithm 2). So clusters too small or too far for a uniform sample have rows in it. Each is weighted by the inverse
+    of its chance. B are the candidates of a first round over the sample, which tells W_b and cost_b too.
+    """
+    sample, n_rows = start.sample, start.n_rows
+    of_sample = _scanner_of(sample.X, sample.weight)
+    if len(sample.X) == n_rows:
+        scanner = of_sample
+    first = sample.take(weighted_choice(sample.weight, 1, start.generator(FOR_CANDIDATES)))
+    n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
+    draw = Draw(first.X.astype(np.float64), start.offset, n_draws, start.seed, FOR_CANDIDATES + 1)
+    first = RowSet.concatenate([first, of_sample.scan(draw).rows])
+    stack = Stack.of([first.X.astype(np.float64)])
+    found = of_sample.scan(Assign(stack, start.offset))
+    full = found.counts > 0  # of equal candidates only the first has rows
+    cost = float(found.inertia.sum())
+    floor = np.zeros(len(full))
+    floor[full] = (found.inertia[full] + (cost or 1.0) / full.sum()) / found.counts[full]
+    expected = (cost + float(floor @ found.counts)) * n_rows / len(sample.X)
+    size = min(greedy_rows(max(start.n_clusters)), len(sample.X))
+    draw = replace(draw, candidates=stack.centers, purpose=FOR_CANDIDATES + 2)
+    sensitive = replace(
+        draw, n_draws=size + 1, purpose=FOR_CORESET, floor=floor, threshold=MORE_DRAWN * size / expected
+    )
+    drawn, of_coreset = scanner.scan(Both(draw, sensitive), "k-means|| 1/1")
+    scanner.judge(drawn.cost, None)
+    candidates = RowSet.concatenate([first, drawn.rows])
+    if len(candidates.X) < max(start.n_clusters):
+        candidates = RowSet.concatenate([candidates, _random(start, max(start.n_clusters), 0)])
+    if size == n_rows or len(of_coreset.keys) < max(start.n_clusters):
+        return candidates, sample
+    threshold = sensitive.threshold
+    if len(of_coreset.keys) > size:
+        threshold, of_coreset = float(of_coreset.keys[-1]), of_coreset.smallest(size)
+    chance = -np.expm1(-of_coreset.mass * threshold)
+    return candidates, of_coreset.rows._replace(weight=of_coreset.rows.weight / chance)
+
+
 def scalable(
     scanner: Scanner,
     start: Start,
     *,
     oversampling_factor: float,
     rounds: int,
-    sample_rounds: int = 0,
     kept: Scanner | None = None,
 ) -> list[Seeds]:
     """Seed by k-means|| (Bahmani et al. 2012, algorithm 2), with one set of candidates for all models.
 
-    Passes over the data: `rounds` to draw candidates, after `sample_rounds` over the sample; one to weigh them, where
-    no uniform sample of the rows is `kept` that tells. None where the sample is all rows.
+    Passes over the data: `rounds` to draw candidates; one to weigh them, where no uniform sample of the rows is `kept`
+    that tells. None where the sample is all rows.
     """
-    of_sample = _scanner_of(start.sample.X, start.sample.weight)
     if len(start.sample.X) == start.n_rows:
-        scanner, kept = of_sample, None
+        scanner, kept = _scanner_of(start.sample.X, start.sample.weight), None
     n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
     candidates = start.sample.take(weighted_choice(start.sample.weight, 1, start.generator(FOR_CANDIDATES)))
-    for number in range(1, sample_rounds + rounds + 1):
+    for number in range(1, rounds + 1):
         purpose = FOR_CANDIDATES + number
         step = Draw(candidates.X.astype(np.float64), start.offset, n_draws, start.seed, purpose)
-        over = scanner if number > sample_rounds else of_sample
-        drawn = over.scan(step, f"k-means|| {number - sample_rounds}/{rounds}")
-        over.judge(drawn.cost, None)
+        drawn = scanner.scan(step, f"k-means|| {number}/{rounds}")
+        scanner.judge(drawn.cost, None)
         candidates = RowSet.concatenate([candidates, drawn.rows])
     if len(candidates.X) < max(start.n_clusters):
         candidates = RowSet.concatenate([candidates, _random(start, max(start.n_clusters), 0)])

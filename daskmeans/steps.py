@@ -25,7 +25,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 # Purposes of random words: the same seed gives independent words for each.
-FOR_SAMPLE, FOR_UNIFORM = 1, 2
+FOR_SAMPLE, FOR_UNIFORM, FOR_CORESET = 1, 2, 3
 FOR_PARTITION, FOR_RECLUSTER, FOR_CANDIDATES, FOR_FROZEN = 2**20, 2**21, 2**22, 2**23
 
 
@@ -387,32 +387,40 @@ class Gather:
 
 
 class Drawn(NamedTuple):
-    """Rows drawn with probability proportional to weight x squared distance to the nearest candidate.
+    """Rows drawn with probability by their mass, without replacement.
 
     Attributes
     ----------
     rows : smallest key first.
-    keys : (n_rows,) float64.
+    keys, mass : (n_rows,) float64.
     cost : weighted sum of squared distances to the nearest candidate, over all rows.
     """
 
     rows: RowSet
     keys: Float64s
+    mass: Float64s
     cost: float
+
+    def smallest(self, n: int) -> Drawn:
+        """Return the `n` rows with the smallest keys."""
+        order = np.lexsort((self.rows.row_ids, self.keys))[:n]
+        return Drawn(self.rows.take(order), self.keys[order], self.mass[order], self.cost)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A round of k-means||: draw the next candidates in the pass that measures the distances to those there are.
+    """Draw rows in the pass that measures their distances to the candidates there are: a round of k-means||.
 
     Bahmani et al. 2012 draw each row on its own, with probability l d^2 / cost, which needs the cost beforehand: a pass
-    more. This draws l rows without replacement, with the same odds, by their exponential keys -log(u) / (w d^2)
-    (Efraimidis & Spirakis 2006): the smallest win, and two sets of winners merge.
+    more. This draws l rows without replacement, with the same odds, by their exponential keys -log(u) / mass
+    (Efraimidis & Spirakis 2006): the smallest win, and two sets of winners merge. The mass is w (d^2 + `floor`).
 
     Attributes
     ----------
     candidates : (n_candidates, n_features) float64.
     n_draws : how many rows to draw; l.
+    floor : (n_candidates,) float64, what counts beside the squared distance of a row to its candidate; None for 0.
+    threshold : the key that none of the rows drawn exceeds; it saves memory.
     """
 
     candidates: Float64s
@@ -420,32 +428,35 @@ class Draw:
     n_draws: int
     seed: int
     purpose: int
+    floor: Float64s | None = None
+    threshold: float = np.inf
 
     def map(self, block: Block) -> Drawn:
         """Draw from one block."""
         stack = Stack.of([self.candidates])
-        found = kernels.assign(block.X, block.weight, stack, self.offset, with_sq_dist=True)
-        mass = found.sq_dist[0] if block.weight is None else found.sq_dist[0] * block.weight
+        with_labels = self.floor is not None
+        found = kernels.assign(block.X, block.weight, stack, self.offset, with_labels=with_labels, with_sq_dist=True)
+        weight = 1.0 if block.weight is None else block.weight
+        mass = cost = found.sq_dist[0] * weight
+        if self.floor is not None:
+            mass = cost + self.floor[found.labels[0]] * weight
         words = philox.random_words(self.seed, self.purpose, block.row_ids())
         keys = exponential_keys(words, mass)
-        rows = np.flatnonzero(keys < np.inf)
+        rows = np.flatnonzero((keys < np.inf) & (keys <= self.threshold))
         if len(rows) > self.n_draws:
-            rows = np.argpartition(keys, self.n_draws)[: self.n_draws]
-        return self._smallest(Drawn(RowSet.of(block, rows), keys[rows], float(mass.sum())))
-
-    def _smallest(self, drawn: Drawn) -> Drawn:
-        order = np.lexsort((drawn.rows.row_ids, drawn.keys))[: self.n_draws]
-        return Drawn(drawn.rows.take(order), drawn.keys[order], drawn.cost)
+            rows = rows[np.argpartition(keys[rows], self.n_draws)[: self.n_draws]]
+        return Drawn(RowSet.of(block, rows), keys[rows], mass[rows], float(cost.sum()))
 
     def merge(self, left: Drawn, right: Drawn) -> Drawn:
         """Keep the smallest keys."""
         rows = RowSet.concatenate([left.rows, right.rows])
-        keys = np.concatenate([left.keys, right.keys])
-        return self._smallest(Drawn(rows, keys, left.cost + right.cost))
+        keys, mass = np.concatenate([left.keys, right.keys]), np.concatenate([left.mass, right.mass])
+        drawn = Drawn(rows, keys, mass, left.cost + right.cost)
+        return drawn if len(keys) <= self.n_draws else drawn.smallest(self.n_draws)
 
     def finish(self, total: Drawn) -> Drawn:
-        """Nothing is left to do."""
-        return total
+        """Order the rows."""
+        return total.smallest(self.n_draws)
 
 
 def exponential_keys(words: npt.NDArray[np.uint64], mass: Float64s) -> Float64s:
