@@ -88,7 +88,8 @@ class KMeans(
     oversampling_factor : float
         For "k-means||": rows drawn in each round, as a multiple of `n_clusters`.
     init_rounds : int or "auto"
-        For "k-means||": number of rounds, each a pass over the data. "auto" is one, after one over a sample.
+        For "k-means||": number of rounds, each a pass over the data, and one that weighs what they drew. "auto" is one
+        pass: it draws the candidates of a round, and rows that stand for all, on which more starts are tried.
     algorithm : {"auto", "lloyd", "lookahead"}
         "lloyd" is plain Lloyd's trajectory, from fewer passes; "lookahead" takes the fewest passes to a fixed point of
         Lloyd's iteration, by another path; "auto" is "lloyd" where the rows are kept in memory, else "lookahead".

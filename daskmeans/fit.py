@@ -86,7 +86,7 @@ def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal
     """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
     Passes over the data: one to survey, which is the first iteration too where `init` is an array and features are
-    taken as they are; those of `seeding.scalable` for k-means||; at most one for each iteration; at most one for
+    taken as they are; those of `seeding.on_coreset` or `seeding.scalable` for k-means||; at most one for each iteration; at most one for
     inertia and labels.
     """
     problem, models = solve(scanner, options, journal)
@@ -247,7 +247,15 @@ class Problem:
         if options.init == "k-means||" and not self._all_sampled:
             if options.init_rounds != "auto":
                 return self._joined(start.sample, self._scalable(scanner, start, kept))
-            seeds, rows = seeding.on_coreset(scanner, start, options.oversampling_factor, self.stop, kept)
+            reads = scanner.reads_each_pass
+            seeds, rows = seeding.on_coreset(
+                scanner,
+                start,
+                oversampling_factor=options.oversampling_factor,
+                kept=kept,
+                stop=self.stop if reads or self.polishes else None,
+                more_tries=seeding.CORESET_TRIES if reads else 0,
+            )
             return seeding.join_starts(rows, seeds, self.offset) if options.race else seeds
         return self._joined(start.sample, seeding.plus_plus_on_sample(start))
 

@@ -1,4 +1,4 @@
-"""Where the iteration starts: k-means||, k-means++ on a sample, random rows; and the polish on the sample.
+"""Where the iteration starts: k-means||, k-means++ on a sample or a coreset, random rows; and the polish on samples.
 
 What is done on the sample is done in this process, on the same kernels, and costs no pass over the data.
 """
@@ -31,7 +31,8 @@ GREEDY_MIN_ROWS = 2**14
 TRIES = 8
 CHEAP_ITERATION = 10**9
 
-# On a coreset more are tried, up to so many multiplications an iteration in all.
+# On a coreset more are made, up to so many multiplications an iteration in all, where passes read: image patches (k=16)
+# then end within 0.06 % of the best known from 32 seeds, 0.2 % without.
 CORESET_TRIES = 32
 CHEAP_ITERATIONS = 4 * 10**9
 
@@ -41,8 +42,8 @@ RECLUSTERED = 2
 # On rows that are kept the tries of a model race: after so many iterations the better half of them goes on.
 RACE_HALVES = (5, 10, 20, 40)
 
-# Rounds of k-means|| over all rows where their number is not given.
-AUTO_ROUNDS = 1
+# Passes of k-means|| where no number of rounds is given.
+AUTO_PASSES = 1
 
 # So many times as many rows as are wanted are drawn from blocks: how many there will be is known from a sample only.
 MORE_DRAWN = 1.5
@@ -158,27 +159,36 @@ def _sq_dist(X: Float64s, sq_norm: Float64s, rows: Int64s) -> Float64s:
 
 
 def on_coreset(
-    scanner: Scanner, start: Start, oversampling_factor: float, stop: Stop, kept: Scanner | None
+    scanner: Scanner,
+    start: Start,
+    *,
+    oversampling_factor: float,
+    kept: Scanner | None,
+    stop: Stop | None,
+    more_tries: int = CORESET_TRIES,
 ) -> tuple[list[Seeds], RowSet]:
-    """Seed on rows that stand for all: by k-means|| and by greedy k-means++. Returns these rows too, with weights.
+    """Seed by k-means||, and by greedy k-means++ on rows that stand for all; return these too, with their weights.
 
-    The pass that draws the candidates of k-means|| draws them. The tries of each model are those of both ways, each
-    polished on these rows, the best first.
+    One pass draws both the candidates of k-means|| and these rows. The tries of each model are those of both ways,
+    iterated on these rows until they `stop`, the best first; where that is None, the most promising one as it is.
+    `more_tries` are made by k-means++, at most, and the better ones taken.
 
     Passes over the data: one; none where the sample is all rows.
     """
     candidates, rows = _drawn(scanner, start, oversampling_factor)
-    of_rows = _scanner_of(rows.X, rows.weight)
-    means, counts = _weighed(of_rows, candidates, start.offset, kept)
+    means, counts = _weighed(_scanner_of(rows.X, rows.weight), candidates, start.offset, kept)
     seeds = []
     for m, k in enumerate(start.n_clusters):
         n_tries, generator = start.n_tries(k), start.generator(FOR_RECLUSTER + m)
         tries = recluster(means, counts, k, n_tries, generator)
-        n_more = max(n_tries, min(CORESET_TRIES // start.n_clusters.count(k), CHEAP_ITERATIONS // (rows.X.size * k)))
-        more = [rows.X[plus_plus(rows.X, rows.weight, k, generator)].astype(np.float64) for _ in range(n_more)]
-        ((*best,),) = polish(rows, [more], stop)
-        ((*both,),) = polish(rows, [tries + best[:n_tries]], stop)
-        seeds.append(both if n_tries > 1 else both[:1])
+        n_more = min(more_tries // start.n_clusters.count(k), CHEAP_ITERATIONS // (rows.X.size * k))
+        if stop is None:
+            tries = tries[:1]
+        else:
+            more = [rows.X[plus_plus(rows.X, rows.weight, k, generator)].astype(np.float64) for _ in range(n_more)]
+            (more,) = polish(rows, [more], stop)
+            (tries,) = polish(rows, [tries + more[:n_tries]], stop)
+        seeds.append(tries if n_tries > 1 else tries[:1])
     return seeds, rows
 
 

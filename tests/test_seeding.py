@@ -81,11 +81,86 @@ def test_a_sample_kept_by_the_survey_weighs_candidates_without_a_pass():
     for name, n_bytes in {"large": X.nbytes // 4, "small": X.nbytes // 400}.items():
         budget = Budget(n_bytes)
         scanner = streamed(X)
-        fit(scanner, KMeans(10, random_state=0)._options(budget))
+        fit(scanner, KMeans(10, init_rounds=2, random_state=0)._options(budget))
         titles[name] = [report.title for report in scanner.history]
         assert all(report.n_bytes == X.nbytes for report in scanner.history)
-    assert titles["large"][:3] == ["survey", "k-means|| 1/1", "iteration"], "the first round is over the sample"
-    assert titles["small"][:4] == ["survey", "k-means|| 1/1", "k-means|| weights", "iteration"]
+    assert titles["large"][:4] == ["survey", "k-means|| 1/2", "k-means|| 2/2", "iteration"]
+    assert titles["small"][:5] == ["survey", "k-means|| 1/2", "k-means|| 2/2", "k-means|| weights", "iteration"]
+
+
+@pytest.mark.parametrize("share", [4, 400])
+def test_seeding_takes_one_pass(share):
+    X = gauss_mixture(10, 0)
+    scanner = streamed(X)
+    fit(scanner, KMeans(10, random_state=0)._options(Budget(X.nbytes // share)))
+    assert [report.title for report in scanner.history][:3] == ["survey", "k-means|| 1/1", "iteration"]
+    assert scanner.history[1].inertia > 0
+
+
+def far_and_few(rng, n=20_000):
+    """Ten clusters side by side, and four of eight rows each, far away: a sample may miss these."""
+    many = (rng.normal(size=(10, 3)) * 8)[rng.integers(10, size=n)] + rng.normal(size=(n, 3))
+    few = (rng.normal(size=(4, 3)) * 300).repeat(8, axis=0) + rng.normal(size=(32, 3))
+    return rng.permutation(np.concatenate([many, few])), few
+
+
+def coreset_of(scanner, k, seed, sample_size):
+    start = start_of(scanner, k, seed, sample_size)
+    found = seeding.on_coreset(scanner, start, oversampling_factor=2.0, kept=None, stop=None)
+    return found[1]
+
+
+def test_a_coreset_stands_for_all_rows(rng):
+    X, few = far_and_few(rng)
+    centers = [X[rng.choice(len(X), 14)] for _ in range(5)] + [few[::8].repeat(2, axis=0)]
+    costs, counts = [], []
+    for seed in range(20):
+        scanner = streamed(X)
+        rows = coreset_of(scanner, 14, seed, 1500)
+        assert scanner.n_passes == 2, "the survey, and one that draws"
+        assert len(rows.X) <= 1500
+        found = np.array([(row == rows.X).all(axis=1).any() for row in few])
+        assert found.reshape(4, 8).any(axis=1).all(), (
+            "clusters that a uniform sample of this size misses every other time"
+        )
+        counts.append(rows.weight.sum())
+        step = [Assign(Stack.of([of]), X.mean(axis=0)) for of in centers]
+        costs.append([Scanner(samples_from_array(rows.X, rows.weight)).scan(one).inertia.sum() for one in step])
+    exact = np.array([cost(X, of) for of in centers])
+    assert np.mean(counts) == pytest.approx(len(X), rel=0.01)
+    np.testing.assert_allclose(np.mean(costs, axis=0), exact, rtol=0.02)
+    np.testing.assert_allclose(costs, np.broadcast_to(exact, (20, 6)), rtol=0.5)
+
+
+def test_a_coreset_does_not_depend_on_chunks_and_follows_the_weights(rng):
+    X, _ = far_and_few(rng, 3000)
+    weight = rng.integers(0, 3, len(X)).astype(float)
+    drawn = []
+    for chunk in (len(X), 130, 999):
+        arrays = [da.from_array(X, chunks=(chunk, 3)), da.from_array(weight, chunks=chunk)]
+        drawn.append(coreset_of(Scanner(samples_from_chunks(arrays, dtype=X.dtype)), 5, 0, 700))
+    for rows in drawn:
+        np.testing.assert_array_equal(rows.row_ids, drawn[0].row_ids)
+        np.testing.assert_allclose(rows.weight, drawn[0].weight)
+        assert weight[rows.row_ids].min() > 0
+    assert drawn[0].weight.sum() == pytest.approx(weight.sum(), rel=0.1)
+
+
+def test_clusters_of_a_few_rows_far_away_are_found(rng):
+    X, few = far_and_few(rng)
+    best = ScikitKMeans(14, n_init=20, random_state=0).fit(X).inertia_
+    for data, budget in {"memory": (X, None), "streamed": (da.from_array(X, chunks=(2000, 3)), X.nbytes // 8)}.values():
+        found = [KMeans(14, random_state=seed, memory_budget=budget).fit(data) for seed in range(3)]
+        for model in found:
+            apart = np.linalg.norm(few[::8, None] - model.cluster_centers_, axis=2).min(axis=1)
+            assert (apart < 5).all()
+        assert np.median([model.inertia_ for model in found]) < 1.05 * best
+
+
+def test_where_rows_are_equal_a_coreset_is_the_sample():
+    X = np.repeat([[1.0, 2.0], [3.0, 4.0]], 2000, axis=0)
+    model = KMeans(2, random_state=0, memory_budget=X.nbytes // 8).fit(da.from_array(X, chunks=(500, 2)))
+    assert sorted(model.cluster_centers_[:, 0]) == [1.0, 3.0]
 
 
 def test_seeds_weighed_by_a_kept_sample_are_as_good():

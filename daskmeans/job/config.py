@@ -159,7 +159,7 @@ class ModelConfig(Section):
     )
     init_rounds: Rounds = Field(
         default="auto",
-        description="Rounds of k-means||, each one pass over the data; `auto`: one, after one over a sample.",
+        description="Rounds of k-means||, each one pass over the data; `auto`: one, that draws a coreset too.",
     )
     algorithm: Literal["auto", "lloyd", "lookahead"] = Field(
         default="auto",

@@ -53,7 +53,7 @@ from daskmeans.job.watch import watched
 from daskmeans.memory import Budget, Plan, format_bytes
 from daskmeans.options import FitOptions
 from daskmeans.scan import Scanner
-from daskmeans.seeding import AUTO_ROUNDS
+from daskmeans.seeding import AUTO_PASSES
 from daskmeans.stores import OpenedStore
 
 PERFORMANCE = "performance.html"
@@ -249,8 +249,8 @@ def _plan(config: JobConfig, opened: OpenedStore, budget: Budget, workers: Worke
         budget=samples.share(budget),
         n_clusters=most_clusters(model.n_clusters),
     )
-    rounds = AUTO_ROUNDS if model.init_rounds == "auto" else model.init_rounds
-    seeding = rounds + 1 if model.init == "k-means||" else 0
+    rounds = AUTO_PASSES if model.init_rounds == "auto" else model.init_rounds + 1
+    seeding = rounds if model.init == "k-means||" else 0
     return JobPlan(rows, workers, fixed_passes=seeding + 2, max_iter=model.max_iter)
 
 
