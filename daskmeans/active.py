@@ -189,18 +189,19 @@ class KeepUniform(Generic[P, R]):
 
 @dataclass(frozen=True)
 class AssignKept:
-    """Assign the active rows, and, to look ahead, the sample too."""
+    """Assign the active rows, and, to look ahead, the sample too, or every so many-th row of it."""
 
     assign: Assign
     with_sample: bool
+    every: int = 1
 
     def map(self, block: Block) -> Assigned:
         """Assign the rows of one kept block."""
         assert isinstance(block, KeptBlock)
-        found = self.assign.map(block)
         if not self.with_sample or not block.sample.n_rows:
-            return found
-        return self.assign.merge(found, self.assign.map(block.unpacked()))
+            return self.assign.map(block)
+        found = self.assign.map(block.unpacked(self.every))
+        return self.assign.merge(self.assign.map(block), found) if block.n_rows else found
 
     def merge(self, left: Assigned, right: Assigned) -> Assigned:
         """Add up."""
@@ -403,7 +404,7 @@ class ActiveRows:
 
     def _assigned(self, centers: Mapping[int, Float64s], with_sample: bool) -> dict[int, Assigned]:
         stack = Stack.of(list(centers.values()))
-        step = AssignKept(Assign(stack, self.offset), with_sample)
+        step = AssignKept(Assign(stack, self.offset, finds_far=False), with_sample)
         return dict(zip(centers, split(self.rows.scan(step), stack), strict=True))
 
 

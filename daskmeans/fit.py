@@ -210,7 +210,8 @@ class Problem:
             advance(model, found, self.stop, self.dtype)
             scanner.judge(model.total_inertia, model.sq_shift)
             if self.looks_ahead(scanner) and self.polishes and not model.converged:
-                (polished,) = self._polished_on_kept(seeding.polish(self.sample, [[model.centers]], self.stop), kept)
+                seeds = seeding.polish(self.sample, [[model.centers]], self.stop)
+                (polished,) = self._polished_on_kept(scanner, seeds, kept)
                 model.go_ahead(self.rounded(polished), to_better=model.total_inertia)
             return [model]
         if found is None:
@@ -220,14 +221,18 @@ class Problem:
             seeds = [[self.scaled(centers)] for centers in found]
         if not self._seeds_are_polished and self.looks_ahead(scanner) and self.polishes:
             seeds = seeding.polish(self.sample, seeds, self.stop)
-        return [Model(self.rounded(centers)) for centers in self._polished_on_kept(seeds, kept)]
+        return [Model(self.rounded(centers)) for centers in self._polished_on_kept(scanner, seeds, kept)]
 
-    def _polished_on_kept(self, seeds: list[Seeds], kept: Scanner | None) -> list[Float64s]:
+    def _polished_on_kept(self, scanner: Scanner, seeds: list[Seeds], kept: Scanner | None) -> list[Float64s]:
         """Iterate further on the rows that are kept, if there are any, and return the best try of each model."""
         if kept is None:
             return [tries[0] for tries in seeds]
         rounded = [[self.rounded(centers) for centers in tries] for tries in seeds]
-        return seeding.polish_on_kept(kept, rounded, self.stop, self.offset)
+        return seeding.polish_on_kept(kept, rounded, self.stop, self.offset, self._n_kept(scanner))
+
+    def _n_kept(self, scanner: Scanner) -> float:
+        """Return about how many rows are kept beside the survey."""
+        return chance_to_stay(scanner, self.options) * self.surveyed.n_rows
 
     def looks_ahead(self, scanner: Scanner) -> bool:
         """Whether to take the fewest passes, by whatever path, rather than plain Lloyd's trajectory."""
@@ -264,13 +269,12 @@ class Problem:
         options = self.options
         assert options.init_rounds != "auto"
         n_candidates = 1 + options.init_rounds * options.oversampling_factor * max(options.n_clusters)
-        n_kept = chance_to_stay(scanner, options) * self.surveyed.n_rows
         return seeding.scalable(
             scanner,
             start,
             oversampling_factor=options.oversampling_factor,
             rounds=options.init_rounds,
-            kept=kept if n_kept >= KEPT_PER_CANDIDATE * n_candidates else None,
+            kept=kept if self._n_kept(scanner) >= KEPT_PER_CANDIDATE * n_candidates else None,
         )
 
     def _joined(self, rows: RowSet, seeds: list[Seeds]) -> list[Seeds]:

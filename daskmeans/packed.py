@@ -62,12 +62,12 @@ class Packed:
         _pack(read_only(X), packed.steps, packed.smallest, packed.step)
         return packed
 
-    def unpacked(self) -> tuple[Rows, npt.NDArray[np.float64]]:
-        """Return the rows, about, and their weights."""
-        X = np.empty(self.steps.shape, self.step.dtype)
-        _unpack(self.steps, self.smallest, self.step, X)
-        whole = self.weight.astype(np.uint32) << np.uint32(HALF_BITS)
-        return X, whole.view(np.float32).astype(np.float64)
+    def unpacked(self, every: int = 1) -> tuple[Rows, npt.NDArray[np.float64]]:
+        """Return every so many-th of the rows, about, and the weights of those that it stands for."""
+        whole = self.weight[::every].astype(np.uint32) << np.uint32(HALF_BITS)
+        X = np.empty((len(whole), self.steps.shape[1]), self.step.dtype)
+        _unpack(self.steps, self.smallest, self.step, every, X)
+        return X, every * whole.view(np.float32).astype(np.float64)
 
 
 @jit
@@ -94,11 +94,12 @@ def _pack(X: Any, steps: Any, smallest: Any, step: Any) -> None:
 
 
 @jit
-def _unpack(steps: Any, smallest: Any, step: Any, X: Any) -> None:
-    for t in range(X.shape[0]):
+def _unpack(steps: Any, smallest: Any, step: Any, every: Any, X: Any) -> None:
+    for i in range(X.shape[0]):
+        t = i * every
         g = t // GROUP_ROWS
         for f in range(X.shape[1]):
-            X[t, f] = smallest[g, f] + step[g, f] * X.dtype.type(steps[t, f])
+            X[i, f] = smallest[g, f] + step[g, f] * X.dtype.type(steps[t, f])
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class KeptBlock(Block):
         """Return the block with what `apply` makes of all its rows."""
         return KeptBlock.of(super().mapped(apply), self.unpacked().mapped(apply))
 
-    def unpacked(self) -> Block:
-        """Return the sample, about."""
-        X, weight = self.sample.unpacked()
+    def unpacked(self, every: int = 1) -> Block:
+        """Return the sample, about, or every so many-th row of it."""
+        X, weight = self.sample.unpacked(every)
         return Block(self.index, self.region, self.grid, X, weight, None)

@@ -19,7 +19,7 @@ from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
-from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, Both, Draw, RowSet, split
+from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, Draw, Lot, RowSet, split
 
 # Greedy k-means++ measures k (2 + log k) times the distances to all its rows; with more rows than this for each
 # cluster the choice of centers no longer improves.
@@ -39,14 +39,22 @@ CHEAP_ITERATIONS = 4 * 10**9
 # Candidates are clustered so many times as often: they are fewer, and tell less of which try is good.
 RECLUSTERED = 2
 
-# On rows that are kept the tries of a model race: after so many iterations the better half of them goes on.
-RACE_HALVES = (5, 10, 20, 40)
+# On rows that are kept the tries of a model race: after so many iterations each time the better half of them goes on,
+# on twice as many of the rows, until two go on on all. The first have so many times as many as a coreset, at least.
+RACE_HALVES = (5, 5, 10, 20)
+RACE_ROWS = 8
 
 # Passes of k-means|| where no number of rounds is given.
 AUTO_PASSES = 1
 
 # So many times as many rows as are wanted are drawn from blocks: how many there will be is known from a sample only.
 MORE_DRAWN = 1.5
+
+# Tries whose inertia on a sample differs by no more than this part have ended in the same optimum.
+SAME_OPTIMUM = 1e-9
+
+# Tries whose inertia on a sample exceeds the best by more than this part will not be the best on all rows.
+FAR_BEHIND = 0.05
 
 # With fewer rows the time of an iteration goes into its calls, which plain passes make once for all models.
 WORTH_BOUNDS = 2048
@@ -207,8 +215,8 @@ def _drawn(scanner: Scanner, start: Start, oversampling_factor: float) -> tuple[
         scanner = of_sample
     first = sample.take(weighted_choice(sample.weight, 1, start.generator(FOR_CANDIDATES)))
     n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
-    draw = Draw(first.X.astype(np.float64), start.offset, n_draws, start.seed, FOR_CANDIDATES + 1)
-    first = RowSet.concatenate([first, of_sample.scan(draw).rows])
+    draw = Draw(first.X.astype(np.float64), start.offset, start.seed, (Lot(n_draws, FOR_CANDIDATES + 1),))
+    first = RowSet.concatenate([first, of_sample.scan(draw)[0].rows])
     stack = Stack.of([first.X.astype(np.float64)])
     found = of_sample.scan(Assign(stack, start.offset))
     full = found.counts > 0  # of equal candidates only the first has rows
@@ -217,11 +225,9 @@ def _drawn(scanner: Scanner, start: Start, oversampling_factor: float) -> tuple[
     floor[full] = (found.inertia[full] + (cost or 1.0) / full.sum()) / found.counts[full]
     expected = (cost + float(floor @ found.counts)) * n_rows / len(sample.X)
     size = min(greedy_rows(max(start.n_clusters)), len(sample.X))
-    draw = replace(draw, candidates=stack.centers, purpose=FOR_CANDIDATES + 2)
-    sensitive = replace(
-        draw, n_draws=size + 1, purpose=FOR_CORESET, floor=floor, threshold=MORE_DRAWN * size / expected
-    )
-    drawn, of_coreset = scanner.scan(Both(draw, sensitive), "k-means|| 1/1")
+    sensitive = Lot(size + 1, FOR_CORESET, floor, threshold=MORE_DRAWN * size / expected)
+    draw = replace(draw, candidates=stack.centers, lots=(Lot(n_draws, FOR_CANDIDATES + 2), sensitive))
+    drawn, of_coreset = scanner.scan(draw, "k-means|| 1/1")
     scanner.judge(drawn.cost, None)
     candidates = RowSet.concatenate([first, drawn.rows])
     if len(candidates.X) < max(start.n_clusters):
@@ -253,9 +259,9 @@ def scalable(
     n_draws = max(1, round(oversampling_factor * max(start.n_clusters)))
     candidates = start.sample.take(weighted_choice(start.sample.weight, 1, start.generator(FOR_CANDIDATES)))
     for number in range(1, rounds + 1):
-        purpose = FOR_CANDIDATES + number
-        step = Draw(candidates.X.astype(np.float64), start.offset, n_draws, start.seed, purpose)
-        drawn = scanner.scan(step, f"k-means|| {number}/{rounds}")
+        lot = Lot(n_draws, FOR_CANDIDATES + number)
+        step = Draw(candidates.X.astype(np.float64), start.offset, start.seed, (lot,))
+        (drawn,) = scanner.scan(step, f"k-means|| {number}/{rounds}")
         scanner.judge(drawn.cost, None)
         candidates = RowSet.concatenate([candidates, drawn.rows])
     if len(candidates.X) < max(start.n_clusters):
@@ -272,7 +278,7 @@ def _weighed(scanner: Scanner, candidates: RowSet, offset: Float64s, kept: Scann
 
     The mean of these rows stands for them better than the candidate, and what counts them knows it.
     """
-    weigh = Assign(Stack.of([candidates.X.astype(np.float64)]), offset)
+    weigh = Assign(Stack.of([candidates.X.astype(np.float64)]), offset, finds_far=False)
     if kept is None:
         found = scanner.scan(weigh, "k-means|| weights")
         scanner.judge(float(found.inertia.sum()), None)
@@ -296,34 +302,43 @@ def recluster(candidates: Rows, weight: Float64s, k: int, n_tries: int, generato
 
 
 def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Seeds]:
-    """Iterate on the sample from each try, and return those of each model, the best first."""
+    """Iterate on the sample from each try, and return those of each model that may be the best, best so far first."""
     polished = []
     stop = replace(stop, moves_empty=False)
     for tries in seeds:
         models = in_memory(sample.X, sample.weight, tries, stop)
         models.sort(key=lambda model: model.total_inertia)
-        polished.append([model.centers for model in models])
+        inertia = np.array([model.total_inertia for model in models])
+        may_be_best = inertia <= (1 + FAR_BEHIND) * inertia[0]
+        may_be_best[1:] &= inertia[1:] > (1 + SAME_OPTIMUM) * inertia[:-1]
+        polished.append([model.centers for model, keeps in zip(models, may_be_best, strict=True) if keeps])
     return polished
 
 
-def polish_on_kept(kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float64s) -> list[Float64s]:
-    """Iterate on a uniform sample of the rows that is kept where they are read, and return the best of each model.
+def polish_on_kept(kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float64s, n_kept: float) -> list[Float64s]:
+    """Iterate on a uniform sample, of about `n_kept` rows, that is kept where they are read.
 
-    The tries of a model race: after each of so many iterations only the better half of them goes on.
+    Returns the best of each model. The tries of one race: after so many iterations only the better half of them goes
+    on, on more of the rows.
     """
     stop = replace(stop, moves_empty=False)
     races = [[Model(centers) for centers in tries] for tries in seeds]
-    for n_iter in range(FARTHEST_AHEAD):
-        if n_iter in RACE_HALVES:
-            races = [_better_half(tries) for tries in races]
-        moving = [model for tries in races for model in tries if not model.converged]
-        if not moving:
-            break
-        stack = Stack.of([model.centers for model in moving])
-        found = split(kept.scan(AssignKept(Assign(stack, offset), with_sample=True)), stack)
-        for model, part in zip(moving, found, strict=True):
-            advance(model, part, stop, kept.samples.dtype)
-    return [min(tries, key=lambda model: model.total_inertia).centers for tries in races]
+    most_rows = n_kept / (RACE_ROWS * greedy_rows(max(len(tries[0]) for tries in seeds)))
+    every = 1
+    for n_iter in (*RACE_HALVES, FARTHEST_AHEAD):
+        before, every = every, max(1, int(min(max(map(len, races)) / 2, most_rows)))
+        if every != before:  # nothing found on other rows holds
+            races = [[Model(model.centers) for model in tries] for tries in races]
+        for _ in range(n_iter):
+            moving = [model for tries in races for model in tries if not model.converged]
+            if not moving:
+                break
+            stack = Stack.of([model.centers for model in moving])
+            step = AssignKept(Assign(stack, offset, finds_far=False), with_sample=True, every=every)
+            for model, part in zip(moving, split(kept.scan(step), stack), strict=True):
+                advance(model, part, stop, kept.samples.dtype)
+        races = [_better_half(tries) for tries in races]
+    return [tries[0].centers for tries in races]
 
 
 def _better_half(tries: list[Model]) -> list[Model]:

@@ -273,7 +273,8 @@ class Assigned(NamedTuple):
     sums : (n_centers, n_features) float64, weighted sums of the rows of each cluster.
     counts : (n_centers,) float64, their weights.
     inertia : (n_centers,) float64, their weighted squared distances.
-    far : for each model as many rows as it has clusters: where empty clusters move to; None where none is empty.
+    far : for each model as many rows as it has clusters: where empty clusters move to; None where none is empty, or
+        nobody has asked.
     outputs : what the sink returned for each block, in order.
     """
 
@@ -308,12 +309,14 @@ class Assign:
     stack : the centers.
     offset : (n_features,) float64, a point in the middle of the data.
     sink : takes the labels of model `sink_model`.
+    finds_far : whether to find where empty clusters move to.
     """
 
     stack: Stack
     offset: Float64s
     sink: Sink | None = None
     sink_model: int = 0
+    finds_far: bool = True
 
     def map(self, block: Block) -> Assigned:
         """Assign the rows of one block."""
@@ -328,7 +331,8 @@ class Assign:
         outputs = []
         if self.sink is not None:
             outputs.append(self._hand_over(self.sink, block, found.labels[self.sink_model]))
-        return Assigned(found.sums, found.counts, found.inertia, self._far(block, found), outputs)
+        far = self._far(block, found) if self.finds_far else None
+        return Assigned(found.sums, found.counts, found.inertia, far, outputs)
 
     def _hand_over(self, sink: Sink, block: Block, labels: npt.NDArray[np.int32]) -> Any:
         if isinstance(sink, RowSink):
@@ -348,13 +352,12 @@ class Assign:
 
     def merge(self, left: Assigned, right: Assigned) -> Assigned:
         """Add up."""
-        assert left.far is not None
-        assert right.far is not None
+        far = None if left.far is None or right.far is None else left.far.merge(right.far, self._n_clusters)
         return Assigned(
             left.sums + right.sums,
             left.counts + right.counts,
             left.inertia + right.inertia,
-            left.far.merge(right.far, self._n_clusters),
+            far,
             left.outputs + right.outputs,
         )
 
@@ -407,6 +410,23 @@ class Drawn(NamedTuple):
         return Drawn(self.rows.take(order), self.keys[order], self.mass[order], self.cost)
 
 
+class Lot(NamedTuple):
+    """Rows to draw.
+
+    Attributes
+    ----------
+    n_draws : how many, at most.
+    purpose : of the random words.
+    floor : (n_candidates,) float64, what counts beside the squared distance of a row to its candidate; None for 0.
+    threshold : the key that none of the rows drawn exceeds; it saves memory.
+    """
+
+    n_draws: int
+    purpose: int
+    floor: Float64s | None = None
+    threshold: float = np.inf
+
+
 @dataclass(frozen=True)
 class Draw:
     """Draw rows in the pass that measures their distances to the candidates there are: a round of k-means||.
@@ -418,45 +438,43 @@ class Draw:
     Attributes
     ----------
     candidates : (n_candidates, n_features) float64.
-    n_draws : how many rows to draw; l.
-    floor : (n_candidates,) float64, what counts beside the squared distance of a row to its candidate; None for 0.
-    threshold : the key that none of the rows drawn exceeds; it saves memory.
+    lots : each drawn on its own.
     """
 
     candidates: Float64s
     offset: Float64s
-    n_draws: int
     seed: int
-    purpose: int
-    floor: Float64s | None = None
-    threshold: float = np.inf
+    lots: tuple[Lot, ...]
 
-    def map(self, block: Block) -> Drawn:
+    def map(self, block: Block) -> list[Drawn]:
         """Draw from one block."""
         stack = Stack.of([self.candidates])
-        with_labels = self.floor is not None
-        found = kernels.assign(block.X, block.weight, stack, self.offset, with_labels=with_labels, with_sq_dist=True)
+        found = kernels.assign(block.X, block.weight, stack, self.offset, with_labels=True, with_sq_dist=True)
         weight = 1.0 if block.weight is None else block.weight
-        mass = cost = found.sq_dist[0] * weight
-        if self.floor is not None:
-            mass = cost + self.floor[found.labels[0]] * weight
-        words = philox.random_words(self.seed, self.purpose, block.row_ids())
-        keys = exponential_keys(words, mass)
-        rows = np.flatnonzero((keys < np.inf) & (keys <= self.threshold))
-        if len(rows) > self.n_draws:
-            rows = rows[np.argpartition(keys[rows], self.n_draws)[: self.n_draws]]
-        return Drawn(RowSet.of(block, rows), keys[rows], mass[rows], float(cost.sum()))
+        mass, row_ids = found.sq_dist[0] * weight, block.row_ids()
+        cost, drawn = float(mass.sum()), []
+        for lot in self.lots:
+            own = mass if lot.floor is None else mass + lot.floor[found.labels[0]] * weight
+            keys = exponential_keys(philox.random_words(self.seed, lot.purpose, row_ids), own)
+            rows = np.flatnonzero((keys < np.inf) & (keys <= lot.threshold))
+            if len(rows) > lot.n_draws:
+                rows = rows[np.argpartition(keys[rows], lot.n_draws)[: lot.n_draws]]
+            drawn.append(Drawn(RowSet.of(block, rows), keys[rows], own[rows], cost))
+        return drawn
 
-    def merge(self, left: Drawn, right: Drawn) -> Drawn:
+    def merge(self, left: list[Drawn], right: list[Drawn]) -> list[Drawn]:
         """Keep the smallest keys."""
-        rows = RowSet.concatenate([left.rows, right.rows])
-        keys, mass = np.concatenate([left.keys, right.keys]), np.concatenate([left.mass, right.mass])
-        drawn = Drawn(rows, keys, mass, left.cost + right.cost)
-        return drawn if len(keys) <= self.n_draws else drawn.smallest(self.n_draws)
+        merged = []
+        for lot, one, other in zip(self.lots, left, right, strict=True):
+            rows = RowSet.concatenate([one.rows, other.rows])
+            keys, mass = np.concatenate([one.keys, other.keys]), np.concatenate([one.mass, other.mass])
+            drawn = Drawn(rows, keys, mass, one.cost + other.cost)
+            merged.append(drawn if len(keys) <= lot.n_draws else drawn.smallest(lot.n_draws))
+        return merged
 
-    def finish(self, total: Drawn) -> Drawn:
-        """Order the rows."""
-        return total.smallest(self.n_draws)
+    def finish(self, total: list[Drawn]) -> list[Drawn]:
+        """Order the rows of each lot."""
+        return [drawn.smallest(lot.n_draws) for lot, drawn in zip(self.lots, total, strict=True)]
 
 
 def exponential_keys(words: npt.NDArray[np.uint64], mass: Float64s) -> Float64s:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,17 +41,22 @@ def memory_of_workers() -> int:
 
 
 @contextmanager
-def on_threads(function: Callable[[P], Q], values: Sequence[P], most: int | None = None) -> Iterator[Iterator[Q]]:
+def on_threads(
+    function: Callable[[P], Q], values: Sequence[P], most: int | None = None, batch: int = 1
+) -> Iterator[Iterator[Q]]:
     """Give what `function` makes of each value, in order, computed on as many threads as Dask would use.
 
-    These are at most so many as given by `most`, unless Dask was told their number.
+    These are at most so many as given by `most`, unless Dask was told their number. Each takes so many values at a time
+    as given by `batch`.
     """
     if len(values) == 1:
         yield map(function, values)
         return
     pool = ThreadPoolExecutor(_n_threads(most))
     try:
-        yield pool.map(function, values)
+        batches = (values[begin : begin + batch] for begin in range(0, len(values), batch))
+        results = pool.map(lambda some: [function(value) for value in some], batches)
+        yield itertools.chain.from_iterable(results)
     finally:
         pool.shutdown(cancel_futures=True)
 

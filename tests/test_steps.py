@@ -16,7 +16,7 @@ from daskmeans import tasks
 from daskmeans.kernels import Stack
 from daskmeans.samples import row_dtype, samples_from_chunks
 from daskmeans.scan import Scanner
-from daskmeans.steps import Assign, Both, Draw, Gather, RandomPartition, Survey, exponential_keys
+from daskmeans.steps import Assign, Both, Draw, Gather, Lot, RandomPartition, Survey, exponential_keys
 
 N, D = 230, 3
 
@@ -36,7 +36,7 @@ def steps():
         "survey of unknown length": Survey(sample_size=20, seed=3, n_samples=None),
         "assign": Assign(stack, zero),
         "labels": Assign(stack, zero, Gather(), 1),
-        "draw": Draw(X[:2].copy(), zero, n_draws=9, seed=3, purpose=7),
+        "draw": Draw(X[:2].copy(), zero, seed=3, lots=(Lot(9, 7), Lot(5, 8, np.ones(2), 2.0))),
         "random partition": RandomPartition((4, 2), (5, 6), seed=3),
         "both": Both(survey, Assign(stack, zero)),
     }
@@ -166,7 +166,7 @@ def test_labels_come_back_block_by_block():
 
 def test_a_round_draws_the_rows_with_the_smallest_exponential_keys():
     X, weight = data()
-    drawn = scanned(Draw(X[:2], np.zeros(D), n_draws=9, seed=3, purpose=7), 13)
+    (drawn,) = scanned(Draw(X[:2], np.zeros(D), seed=3, lots=(Lot(9, 7),)), 13)
     mass = naive.assign(X, weight, X[:2]).sq_dist * weight
     keys = exponential_keys(np.random.Philox(key=[3, 7]).random_raw(N), mass)
     np.testing.assert_array_equal(drawn.rows.row_ids, np.argsort(keys)[:9])
