@@ -53,7 +53,8 @@ MORE_DRAWN = 1.5
 # Tries whose inertia on a sample differs by no more than this part have ended in the same optimum.
 SAME_OPTIMUM = 1e-9
 
-# Tries whose inertia on a sample exceeds the best by more than this part will not be the best on all rows.
+# Tries whose inertia exceeds the best by more than this part, on as many rows as greedy k-means++ chooses from, will
+# not be the best on all. Fewer rows do not tell: small clusters may be missing.
 FAR_BEHIND = 0.05
 
 # With fewer rows the time of an iteration goes into its calls, which plain passes make once for all models.
@@ -194,7 +195,8 @@ def on_coreset(
             tries = tries[:1]
         else:
             more = [rows.X[plus_plus(rows.X, rows.weight, k, generator)].astype(np.float64) for _ in range(n_more)]
-            (more,) = polish(rows, [more], stop)
+            if more:
+                (more,) = polish(rows, [more], stop)
             (tries,) = polish(rows, [tries + more[:n_tries]], stop)
         seeds.append(tries if n_tries > 1 else tries[:1])
     return seeds, rows
@@ -309,8 +311,9 @@ def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Seeds]:
         models = in_memory(sample.X, sample.weight, tries, stop)
         models.sort(key=lambda model: model.total_inertia)
         inertia = np.array([model.total_inertia for model in models])
-        may_be_best = inertia <= (1 + FAR_BEHIND) * inertia[0]
-        may_be_best[1:] &= inertia[1:] > (1 + SAME_OPTIMUM) * inertia[:-1]
+        may_be_best = np.append(True, inertia[1:] > (1 + SAME_OPTIMUM) * inertia[:-1])
+        if len(sample.X) >= greedy_rows(len(tries[0])):
+            may_be_best &= inertia <= (1 + FAR_BEHIND) * inertia[0]
         polished.append([model.centers for model, keeps in zip(models, may_be_best, strict=True) if keeps])
     return polished
 

@@ -40,6 +40,15 @@ def test_weights_keep_eight_binary_digits(rng):
     assert abs((unpacked / weight).mean() - 1) < 2**-11  # rounded up as often as down
 
 
+@pytest.mark.parametrize("every", [2, 3, 256, 5000])
+def test_every_so_many_th_row_stands_for_the_others(rng, every):
+    X, weight = rng.random((1000, 3)), rng.random(1000)
+    packed = Packed.of(block_of(X, weight))
+    (all_rows, all_weights), (rows, weights) = packed.unpacked(), packed.unpacked(every)
+    np.testing.assert_array_equal(rows, all_rows[::every])
+    np.testing.assert_array_equal(weights, every * all_weights[::every])
+
+
 def test_memory_is_what_is_planned(rng):
     X = rng.random((100 * GROUP_ROWS, 12)).astype(np.float32)
     packed = Packed.of(block_of(X))

@@ -190,7 +190,7 @@ def test_a_kept_sample_polishes_without_a_pass():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (polished,) = seeding.polish_on_kept(kept, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean)
+    (polished,) = seeding.polish_on_kept(kept, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean, 0.3 * len(X))
     whole = ScikitKMeans(50, init=X[:50], n_init=1).fit(X)
     assert scanner.n_passes == 1
     assert cost(X, polished) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
@@ -200,13 +200,42 @@ def test_tries_race_on_a_kept_sample():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    stop, offset = Stop(300, 1e-4), surveyed.moments.mean
+    how = Stop(300, 1e-4), surveyed.moments.mean, 0.3 * len(X)
     rows = np.random.default_rng(0)
     tries = [X[rows.choice(len(X), 50, replace=False)] for _ in range(8)]
-    alone = [cost(X, seeding.polish_on_kept(kept, [[centers]], stop, offset)[0]) for centers in tries]
-    race, other = seeding.polish_on_kept(kept, [tries, tries[:1]], stop, offset)
+    alone = [cost(X, seeding.polish_on_kept(kept, [[centers]], *how)[0]) for centers in tries]
+    race, other = seeding.polish_on_kept(kept, [tries, tries[:1]], *how)
     assert cost(X, race) <= np.sort(alone)[1] < 0.99 * np.median(alone), "the first or the second of eight wins"
-    np.testing.assert_array_equal(other, seeding.polish_on_kept(kept, [tries[:1]], stop, offset)[0])
+    np.testing.assert_array_equal(other, seeding.polish_on_kept(kept, [tries[:1]], *how)[0])
+
+
+def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch):
+    X = gauss_mixture(10, 0)
+    scanner = streamed(X)
+    surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
+    scan, seen = kept.scan, []
+    monkeypatch.setattr(seeding, "greedy_rows", lambda k: len(X) // 64)
+    monkeypatch.setattr(seeding, "RACE_ROWS", 1)
+    monkeypatch.setattr(kept, "scan", lambda step: seen.append((step.assign.stack.n_models, step.every)) or scan(step))
+    tries = [X[begin : begin + 50] for begin in range(0, 800, 50)]
+    (polished,) = seeding.polish_on_kept(kept, [tries], Stop(300, 0.0), surveyed.moments.mean, 0.5 * len(X))
+    stages = list(dict.fromkeys(every for _, every in seen))
+    assert stages == [8, 4, 2, 1]
+    assert [max(n for n, of in seen if of == every) for every in stages] == [16, 8, 4, 2]
+    assert [sum(of == every for _, of in seen) for every in stages[:2]] == list(seeding.RACE_HALVES[:2])
+    again = scan(AssignKept(Assign(Stack.of([polished]), surveyed.moments.mean), with_sample=True))
+    full = again.counts > 0
+    means = again.sums[full] / again.counts[full, None]
+    np.testing.assert_allclose(means, polished[full], atol=1e-9, err_msg="at rest on all rows")
+
+
+@pytest.mark.parametrize("n", [10_000, 100])
+def test_tries_far_behind_are_dropped_where_rows_are_many(n):
+    X = np.repeat([[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]], n, axis=0)
+    tries = [np.array([[0.0], [1.0], [15.0]]), np.array([[0.0], [10.0], [20.0]])]
+    ((best, *others),) = seeding.polish(row_set(X), [tries], Stop(100, 0.0))
+    assert best.ravel() == pytest.approx([0.5, 10.5, 20.5])
+    assert len(others) == (n == 100)
 
 
 def test_a_center_whose_rows_a_sample_has_missed_stays(rng):
@@ -216,7 +245,7 @@ def test_a_center_whose_rows_a_sample_has_missed_stays(rng):
     ((polished,),) = seeding.polish(row_set(X), tries, Stop(100, 0.0))
     scanner = streamed(X)
     _, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (on_kept,) = seeding.polish_on_kept(kept, tries, Stop(100, 0.0), np.zeros(2))
+    (on_kept,) = seeding.polish_on_kept(kept, tries, Stop(100, 0.0), np.zeros(2), 0.3 * len(X))
     np.testing.assert_array_equal([polished[1], on_kept[1]], [rare, rare])
     np.testing.assert_allclose(polished[0], X.mean(axis=0))
 
@@ -299,12 +328,11 @@ def test_recluster_follows_the_weights():
     assert sorted(best.ravel()) == pytest.approx([0.1, 10.0])
 
 
-def test_polish_takes_the_best_try():
-    X = np.array([[0.0], [1.0], [10.0], [11.0], [20.0], [21.0]])
-    tries = [np.array([[0.0], [1.0], [15.0]]), np.array([[0.0], [10.0], [20.0]])]
-    ((best, worst),) = seeding.polish(row_set(X), [tries], seeding.Stop(100, 0.0))
-    assert best.ravel().tolist() == [0.5, 10.5, 20.5]
-    assert cost(X, worst) > cost(X, best)
+def test_polish_returns_what_may_be_the_best_the_best_first():
+    X = np.array([[0.0], [10.0], [20.2]])
+    best, second, same = np.array([[4.0], [20.0]]), np.array([[0.0], [14.0]]), np.array([[6.0], [19.0]])
+    (tries,) = seeding.polish(row_set(X), [[second, best, same]], Stop(100, 0.0))
+    assert [centers.ravel().tolist() for centers in tries] == [[5.0, 20.2], [0.0, pytest.approx(15.1)]]
 
 
 def test_seeds_do_not_depend_on_the_threads_of_blas():
