@@ -7,6 +7,7 @@ Peers are optional: ``pip install .[bench]``.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import shutil
 import statistics
@@ -40,6 +41,7 @@ app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_enable=F
 console = Console()
 Rounds = Annotated[int, typer.Option(help="Rounds; figures are medians over them.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ChunkMiB = Annotated[int, typer.Option(help="Size of the store's chunks; at least 60 are written.")]
 Folder = Annotated[Path | None, typer.Option(help="Where stores are written; a temporary folder if not given.")]
 
 SHAPES = [
@@ -211,6 +213,7 @@ def _faiss(X: np.ndarray, init: np.ndarray) -> dict[str, Callable[[int], None]]:
 def store(
     rows: int = 16_000_000,
     features: int = 64,
+    chunk_mib: ChunkMiB = 64,
     rounds: Rounds = 5,
     folder: Folder = None,
     as_json: AsJson = False,
@@ -218,10 +221,9 @@ def store(
 ) -> None:
     """A store larger than the budget: a pass against only reading it, peak memory, a whole fit against dask-ml."""
     with Workplace(folder) as path:
-        chunk_rows = max(1, min(64 * MIB // (4 * features), rows // 256))
-        X = write_large_store(path / "large.zarr", rows, features, chunk_rows)
+        X = _large_store(path / "large.zarr", rows, features, chunk_mib)
         init = X[:32]
-        budget = X.nbytes // 8
+        budget = X.nbytes // 4
         samples = as_samples(KMeans(), X, None, resolve_budget(budget), reset=True)
         scanner = Scanner(samples)
         plain = daskmeans.steps.Assign(
@@ -230,7 +232,7 @@ def store(
         seconds = in_turns({"read": lambda: scanner.scan(Load()), "pass": lambda: scanner.scan(plain)}, rounds)
         table = [
             {
-                "case": f"Lloyd pass, {rows:,} x {features}, k=32, {samples.grid.n_blocks} blocks",
+                "case": f"Lloyd pass, {rows:,} x {features}, k=32, {_chunks(X)}",
                 "read only s": seconds["read"],
                 "pass s": seconds["pass"],
                 "ratio": seconds["pass"] / seconds["read"],
@@ -244,6 +246,15 @@ def store(
             fits[0]["times faster"] = fits[1]["fit s"] / fits[0]["fit s"]
             fits[1]["times faster"] = 1.0
         show(f"Whole fits, k=32, memory_budget {format_bytes(budget)}", fits, as_json=as_json)
+
+
+def _large_store(path: Path, rows: int, features: int, chunk_mib: int) -> zarr.Array:
+    """Write blobs in chunks of about so many MiB."""
+    return write_large_store(path, rows, features, max(1, min(chunk_mib * MIB // (4 * features), rows // 60)))
+
+
+def _chunks(X: zarr.Array) -> str:
+    return f"{X.nchunks} chunks of {format_bytes(math.prod(X.chunks) * X.dtype.itemsize)}"
 
 
 def _measured_fit(name: str, fit: Callable[..., Any], path: Path, budget: int) -> dict[str, Any]:
@@ -317,11 +328,18 @@ def _count_passes(stored: zarr.Array, X: np.ndarray, k: int) -> dict[str, Any]:
 
 
 @app.command()
-def sweep(rows: int = 4_000_000, rounds: Rounds = 5, folder: Folder = None, as_json: AsJson = False) -> None:
+def sweep(
+    rows: int = 16_000_000,
+    features: int = 64,
+    chunk_mib: ChunkMiB = 64,
+    rounds: Rounds = 5,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
     """k = 2 to 12 in shared passes against k = 12 alone with the same number of passes."""
     with Workplace(folder) as path:
-        X = write_store(path / "X.zarr", blobs(rows, 16, 12, spread=1.5), chunk_bytes=rows * 64 // 256)
-        budget = resolve_budget(X.nbytes // 8)
+        X = _large_store(path / "large.zarr", rows, features, chunk_mib)
+        budget = resolve_budget(X.nbytes // 4)
         samples = as_samples(KMeans(), X, None, budget, reset=True)
         sample, scanner = X[:4096].astype(float), Scanner(samples)
         rng, offset = np.random.default_rng(0), sample.mean(axis=0)
@@ -334,7 +352,7 @@ def sweep(rows: int = 4_000_000, rounds: Rounds = 5, folder: Folder = None, as_j
         seconds = in_turns({"many": lambda: scanner.scan(many), "one": lambda: scanner.scan(one)}, rounds)
     table = [
         {
-            "case": f"a pass, {rows:,} x 16",
+            "case": f"a pass, {rows:,} x {features}, {_chunks(X)}",
             "k=12 alone s": seconds["one"],
             "k=2..12 s": seconds["many"],
             "ratio": seconds["many"] / seconds["one"],
