@@ -326,10 +326,10 @@ def polish_on_kept(kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float6
     """
     stop = replace(stop, moves_empty=False)
     races = [[Model(centers) for centers in tries] for tries in seeds]
-    most_rows = n_kept / (RACE_ROWS * greedy_rows(max(len(tries[0]) for tries in seeds)))
+    sparsest = n_kept / (RACE_ROWS * greedy_rows(max(len(tries[0]) for tries in seeds)))
     every = 1
     for n_iter in (*RACE_HALVES, FARTHEST_AHEAD):
-        before, every = every, max(1, int(min(max(map(len, races)) / 2, most_rows)))
+        before, every = every, max(1, int(min(max(map(len, races)) / 2, sparsest)))
         if every != before:  # nothing found on other rows holds
             races = [[Model(model.centers) for model in tries] for tries in races]
         for _ in range(n_iter):
