@@ -20,10 +20,6 @@ from daskmeans.samples import Block, Grid, Loader, Samples, Transform
 from daskmeans.tasks import Graph, Scanned, Work, groups_of, load_task, merged, persisted, result_task, transformed
 from daskmeans.workers import current_client, on_threads, one_blas_thread, uses_threads
 
-# Blocks in memory take so little time that handing them out one by one would cost as much: each thread takes several,
-# but at most this part of all.
-LARGEST_BATCH = 1 / 32
-
 P = TypeVar("P")
 Q = TypeVar("Q")
 K = TypeVar("K")
@@ -205,8 +201,8 @@ class Scanner:
                 rows[number] = found.kept
             return result_task(found)
 
-        batch = int(LARGEST_BATCH * len(groups)) if kept and not fresh else 1
-        with on_threads(scanned, range(len(groups)), self.blocks_at_once, max(1, batch)) as parts:
+        in_batches = bool(kept) and not fresh
+        with on_threads(scanned, range(len(groups)), self.blocks_at_once, in_batches=in_batches) as parts:
             total = merged(work, parts, len(groups))
         self._kept = kept
         return total, [rows[number] for number in sorted(rows)]

@@ -39,9 +39,9 @@ CHEAP_ITERATIONS = 4 * 10**9
 # Candidates are clustered so many times as often: they are fewer, and tell less of which try is good.
 RECLUSTERED = 2
 
-# On rows that are kept the tries of a model race: after so many iterations each time the better half of them goes on,
-# on twice as many of the rows, until two go on on all. The first have so many times as many as a coreset, at least.
-RACE_HALVES = (5, 5, 10, 20)
+# On rows that are kept the tries of a model race, in stages of so many iterations on every so many-th row; after each
+# the better half of them goes on. A stage has so many times as many rows as a coreset, at least.
+RACE = ((5, 8), (5, 4), (10, 2), (20, 1), (FARTHEST_AHEAD, 1))
 RACE_ROWS = 8
 
 # Passes of k-means|| where no number of rounds is given.
@@ -328,8 +328,8 @@ def polish_on_kept(kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float6
     races = [[Model(centers) for centers in tries] for tries in seeds]
     sparsest = n_kept / (RACE_ROWS * greedy_rows(max(len(tries[0]) for tries in seeds)))
     every = 1
-    for n_iter in (*RACE_HALVES, FARTHEST_AHEAD):
-        before, every = every, max(1, int(min(max(map(len, races)) / 2, sparsest)))
+    for n_iter, at_most in RACE:
+        before, every = every, max(1, int(min(at_most, max(map(len, races)) / 2, sparsest)))
         if every != before:  # nothing found on other rows holds
             races = [[Model(model.centers) for model in tries] for tries in races]
         for _ in range(n_iter):

@@ -20,6 +20,9 @@ from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
+# What takes little time is handed out in so many batches for each thread: one by one would cost as much again.
+BATCHES = 16
+
 P = TypeVar("P")
 Q = TypeVar("Q")
 
@@ -42,17 +45,19 @@ def memory_of_workers() -> int:
 
 @contextmanager
 def on_threads(
-    function: Callable[[P], Q], values: Sequence[P], most: int | None = None, batch: int = 1
+    function: Callable[[P], Q], values: Sequence[P], most: int | None = None, *, in_batches: bool = False
 ) -> Iterator[Iterator[Q]]:
     """Give what `function` makes of each value, in order, computed on as many threads as Dask would use.
 
-    These are at most so many as given by `most`, unless Dask was told their number. Each takes so many values at a time
-    as given by `batch`.
+    These are at most so many as given by `most`, unless Dask was told their number. `in_batches` each takes several
+    values at a time.
     """
     if len(values) == 1:
         yield map(function, values)
         return
-    pool = ThreadPoolExecutor(_n_threads(most))
+    n_threads = _n_threads(most)
+    batch = max(1, len(values) // (BATCHES * n_threads)) if in_batches else 1
+    pool = ThreadPoolExecutor(n_threads)
     try:
         batches = (values[begin : begin + batch] for begin in range(0, len(values), batch))
         results = pool.map(lambda some: [function(value) for value in some], batches)

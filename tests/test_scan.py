@@ -18,7 +18,7 @@ from distributed.utils import key_split_group
 from daskmeans import tasks
 from daskmeans.samples import row_dtype, samples_from_array, samples_from_chunks
 from daskmeans.scan import Scanner
-from daskmeans.workers import current_client
+from daskmeans.workers import current_client, on_threads
 
 
 @dataclass(frozen=True)
@@ -269,3 +269,15 @@ def test_many_streamed_chunks_are_read_once_in_each_pass(monkeypatch):
         assert pass_.scan(Sum()) == 80.0
         assert set(reads.values()) == {n}
     assert len(reads) == 40
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 7, 200])
+def test_threads_take_batches_and_give_all_results_in_order(n_threads, n):
+    with (
+        dask.config.set(num_workers=n_threads),
+        on_threads(lambda value: (value, threading.get_ident()), range(n), in_batches=True) as results,
+    ):
+        values, threads = zip(*results, strict=True)
+    assert values == tuple(range(n))
+    assert len(set(threads)) <= n_threads

@@ -209,7 +209,8 @@ def test_tries_race_on_a_kept_sample():
     np.testing.assert_array_equal(other, seeding.polish_on_kept(kept, [tries[:1]], *how)[0])
 
 
-def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch):
+@pytest.mark.parametrize("n_tries", [16, 40])
+def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch, n_tries):
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
@@ -217,12 +218,12 @@ def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch):
     monkeypatch.setattr(seeding, "greedy_rows", lambda k: len(X) // 64)
     monkeypatch.setattr(seeding, "RACE_ROWS", 1)
     monkeypatch.setattr(kept, "scan", lambda step: seen.append((step.assign.stack.n_models, step.every)) or scan(step))
-    tries = [X[begin : begin + 50] for begin in range(0, 800, 50)]
+    tries = [X[begin : begin + 50] for begin in range(0, 50 * n_tries, 50)]
     (polished,) = seeding.polish_on_kept(kept, [tries], Stop(300, 0.0), surveyed.moments.mean, 0.5 * len(X))
     stages = list(dict.fromkeys(every for _, every in seen))
     assert stages == [8, 4, 2, 1]
-    assert [max(n for n, of in seen if of == every) for every in stages] == [16, 8, 4, 2]
-    assert [sum(of == every for _, of in seen) for every in stages[:2]] == list(seeding.RACE_HALVES[:2])
+    assert [max(n for n, of in seen if of == every) for every in stages] == [n_tries // n for n in (1, 2, 4, 8)]
+    assert [sum(of == every for _, of in seen) for every in stages[:2]] == [5, 5]
     again = scan(AssignKept(Assign(Stack.of([polished]), surveyed.moments.mean), with_sample=True))
     full = again.counts > 0
     means = again.sums[full] / again.counts[full, None]
