@@ -78,11 +78,9 @@ class Picked(NamedTuple):
     active: Block
     sample: Block
 
-
-def together(picked: Sequence[Picked]) -> KeptBlock:
-    """Return what was picked of several blocks: active rows as they are, the sample packed."""
-    active, sample = zip(*picked, strict=True)
-    return KeptBlock.of(Block.concatenate(active), Block.concatenate(sample))
+    def packed(self) -> KeptBlock:
+        """Return the active rows as they are, and the sample packed."""
+        return KeptBlock.of(self.active, self.sample)
 
 
 class Limits(NamedTuple):
@@ -136,9 +134,9 @@ class AssignAndKeep:
         picked = Picked(block.take(active), block.take(sample, factor[sample]))
         return Frozen(self.assign.collect(block, found), smallest_gap), picked
 
-    def keep(self, picked: Sequence[Picked]) -> KeptBlock:
+    def keep(self, picked: Picked) -> KeptBlock:
         """Keep the active rows as they are, and pack the sample."""
-        return together(picked)
+        return picked.packed()
 
     def merge(self, left: Frozen, right: Frozen) -> Frozen:
         """Add up."""
@@ -174,9 +172,9 @@ class KeepUniform(Generic[P, R]):
         factor = np.full(len(sample), 1 / self.chance)
         return self.step.map(block), Picked(block.take(none), block.take(sample, factor))
 
-    def keep(self, picked: Sequence[Picked]) -> KeptBlock:
+    def keep(self, picked: Picked) -> KeptBlock:
         """Pack the sample."""
-        return together(picked)
+        return picked.packed()
 
     def merge(self, left: P, right: P) -> P:
         """Merge."""

@@ -6,6 +6,7 @@ number of steps. So a number is wrong by half a step at most, and one that lies 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,21 @@ HALF_BYTES, HALF_BITS = 2, 16
 def packed_row_bytes(n_features: int, itemsize: int) -> float:
     """Return what a packed row takes, with its weight and its part of the group."""
     return n_features * (1 + 2 * itemsize / GROUP_ROWS) + HALF_BYTES
+
+
+# For rows that are unpacked: new memory each time would come from the system page by page, where Dask has its workers
+# give back what they have freed, and take a third of the time of a scan.
+_buffers = threading.local()
+
+
+def _room(shape: tuple[int, int], dtype: np.dtype[Any]) -> Rows:
+    """Return an array of this thread, to be overwritten."""
+    n_bytes = shape[0] * shape[1] * dtype.itemsize
+    buffer = getattr(_buffers, "bytes", None)
+    if buffer is None or len(buffer) < n_bytes:
+        buffer = _buffers.bytes = np.empty(n_bytes, np.uint8)
+    room: Rows = buffer[:n_bytes].view(dtype).reshape(shape)
+    return room
 
 
 @dataclass(frozen=True)
@@ -63,9 +79,12 @@ class Packed:
         return packed
 
     def unpacked(self, every: int = 1) -> tuple[Rows, npt.NDArray[np.float64]]:
-        """Return every so many-th of the rows, about, and the weights of those that it stands for."""
+        """Return every so many-th of the rows, about, and the weights of those that it stands for.
+
+        The rows lie where the next call in the same thread will put others.
+        """
         whole = self.weight[::every].astype(np.uint32) << np.uint32(HALF_BITS)
-        X = np.empty((len(whole), self.steps.shape[1]), self.step.dtype)
+        X = _room((len(whole), self.steps.shape[1]), self.step.dtype)
         _unpack(self.steps, self.smallest, self.step, every, X)
         return X, every * whole.view(np.float32).astype(np.float64)
 
@@ -118,6 +137,11 @@ class KeptBlock(Block):
     def of(cls, rows: Block, sample: Block) -> KeptBlock:
         """Keep one block as it is, and pack the other."""
         return cls(rows.index, rows.region, rows.grid, rows.X, rows.weight, None, sample=Packed.of(sample))
+
+    def __sizeof__(self) -> int:
+        """Return the bytes of the arrays."""
+        packed = (self.sample.steps, self.sample.smallest, self.sample.step, self.sample.weight)
+        return super().__sizeof__() + sum(array.nbytes for array in packed)
 
     def mapped(self, apply: Callable[[Rows], Rows]) -> KeptBlock:
         """Return the block with what `apply` makes of all its rows."""

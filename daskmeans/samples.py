@@ -120,6 +120,10 @@ class Block:
         """Number of rows."""
         return len(self.X)
 
+    def __sizeof__(self) -> int:
+        """Return the bytes of the arrays: Dask moves nothing large without need, if it knows what is."""
+        return sum(array.nbytes for array in (self.X, self.weight, self.present) if array is not None)
+
     def row_ids(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Return the ids of the rows, int64: of all, or of those at the places `rows` in `X`."""
         if rows is None:
@@ -145,17 +149,6 @@ class Block:
         if factor is not None:
             weight = factor if weight is None else factor * weight
         return Block(self.index, self.region, self.grid, self.X[rows], weight, None)
-
-    @staticmethod
-    def concatenate(blocks: Sequence[Block]) -> Block:
-        """Return the rows of several blocks as one, no longer tied to their places in the grid."""
-        first = blocks[0]
-        if len(blocks) == 1:
-            return first
-        weight = None
-        if first.weight is not None:
-            weight = np.concatenate([block.weight for block in blocks if block.weight is not None])
-        return Block(first.index, first.region, first.grid, np.concatenate([b.X for b in blocks]), weight, None)
 
     def on_grid(self, values: npt.NDArray[Any], fill: Any) -> npt.NDArray[Any]:
         """Put one value a row back into the block's shape, `fill` where a cell was dropped."""

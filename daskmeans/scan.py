@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import dask
 import distributed
 
 from daskmeans.memory import Budget
 from daskmeans.samples import Block, Grid, Loader, Samples, Transform
-from daskmeans.tasks import Graph, Scanned, Work, groups_of, load_task, merged, persisted, result_task, transformed
-from daskmeans.workers import current_client, on_threads, one_blas_thread, uses_threads
+from daskmeans.tasks import (
+    Graph,
+    Scanned,
+    Work,
+    blocks_per_task,
+    groups_of,
+    load_task,
+    merge_task,
+    persisted,
+    result_task,
+    transformed,
+)
+from daskmeans.workers import current_client, n_threads_of, on_threads, one_blas_thread, uses_threads
 
 P = TypeVar("P")
 Q = TypeVar("Q")
@@ -45,8 +56,8 @@ class KeepingStep(Step[P, R], Protocol[P, R, K]):
     def map_and_keep(self, block: Block) -> tuple[P, K]:
         """Return the partial result of one block, and those of its rows that are kept."""
 
-    def keep(self, picked: Sequence[K]) -> Block:
-        """Return the rows that were picked of the blocks of one task as they stay."""
+    def keep(self, picked: K) -> Block:
+        """Return the rows that were picked of one block as they stay."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,24 @@ class Listener(Protocol):
         """Inertia and center shift of the pass are known."""
 
 
+class Kept(NamedTuple):
+    """Blocks that stay in memory from one pass to the next.
+
+    Attributes
+    ----------
+    groups : the blocks of each task: lists, or Delayed that compute them.
+    per_task : how many blocks a task takes.
+    """
+
+    groups: list[Any]
+    per_task: int
+
+    @property
+    def is_here(self) -> bool:
+        """Whether they lie in this process."""
+        return all(isinstance(group, list) for group in self.groups)
+
+
 @dataclass
 class Scanner:
     """Runs Steps over samples, one pass each; keeps the blocks that fit; counts what was read.
@@ -113,7 +142,7 @@ class Scanner:
     history: list[PassReport] = field(default_factory=list)
     n_bytes: int = 0
     peak_rss_bytes: int = 0
-    _kept: dict[int, Any] = field(default_factory=dict)  # each a Block, or a Delayed that computes one
+    _kept: Kept | None = None
 
     @classmethod
     def within(cls, samples: Samples, budget: Budget, listener: Listener | None = None) -> Scanner:
@@ -147,7 +176,7 @@ class Scanner:
         self.history.append(report)
         if self.listener is not None:
             self.listener.finished(report)
-        return step.finish(total.partial), self._scanner_of(kept)
+        return step.finish(total.partial), self._scanner_of(kept, n_blocks)
 
     def judge(self, inertia: float, center_shift: float | None) -> None:
         """Add to the report of the last pass what its caller made of it."""
@@ -158,91 +187,94 @@ class Scanner:
     def transform(self, transform: Transform) -> None:
         """See the rows through `transform` from now on, those that are kept too."""
         self.samples = self.samples.with_transform(transform)
-        apply, blocks = self.samples.loader.transformed, _in_this_process(self._kept)
-        if blocks:
-            self._kept = blocks
-            places = list(blocks)  # not the blocks: each must go when what is made of it has come
-            with on_threads(lambda i: apply(blocks[i]), places) as changed:
-                for i, block in zip(places, changed, strict=True):
-                    blocks[i] = block
-        elif self._kept:
-            self._kept = transformed(self._kept, apply)
+        apply = self.samples.loader.transformed
+        if self._kept is not None and self._kept.is_here:
+            groups = self._kept.groups
+            places = list(range(len(groups)))  # not the blocks: each must go when what is made of it has come
+            with on_threads(lambda i: [apply(block) for block in groups[i]], places) as changed:
+                for i, blocks in zip(places, changed, strict=True):
+                    groups[i] = blocks
+        elif self._kept is not None:
+            self._kept = self._kept._replace(groups=transformed(self._kept.groups, apply))
 
-    def _run(self, step: Step[P, Any], *, keeps: bool) -> tuple[Scanned[P], Sequence[Any]]:
+    def _run(self, step: Step[P, Any], *, keeps: bool) -> tuple[Scanned[P], Kept]:
         """Compute the merged result of all blocks, and what is kept of each task, where Dask would."""
         token = uuid.uuid4().hex
         client = None if self.samples.in_memory else current_client()
         if client is not None:
             with _relayed(client, token, self.listener) as tick:
-                return self._compute(Work(self.samples.loader, step, keeps, tick, True), token)
+                work = Work(self.samples.loader, step, keeps, tick, True)
+                return self._compute(work, token, None if self.samples.collections else n_threads_of(client))
         tick = _silent if self.listener is None else self.listener.advanced
         work = Work(self.samples.loader, step, keeps, tick, False)
         with one_blas_thread():
-            return self._compute_here(work) if self._needs_no_graph() else self._compute(work, token)
+            return self._compute_here(work) if self._needs_no_graph() else self._compute(work, token, None)
 
     def _needs_no_graph(self) -> bool:
         """Whether threads of this process have, or can read, all blocks; `_compute` has the same results."""
-        if self.samples.in_memory or _in_this_process(self._kept):
-            return True
-        return uses_threads() and not self.samples.collections and not self._kept
+        if self._kept is not None:
+            return self._kept.is_here
+        return self.samples.in_memory or (uses_threads() and not self.samples.collections)
 
-    def _compute_here(self, work: Work) -> tuple[Scanned[Any], Sequence[Any]]:
+    def _per_task(self, n_threads: int | None) -> int:
+        """Return how many blocks a task takes: those that are kept together, or so many as so many threads want."""
+        return blocks_per_task(self.samples.grid.n_blocks, n_threads) if self._kept is None else self._kept.per_task
+
+    def _compute_here(self, work: Work) -> tuple[Scanned[Any], Kept]:
         """Compute one pass on threads of this process."""
-        fresh, kept = self._keeps_all(), _in_this_process(self._kept)
-        groups = groups_of(self.samples.grid.n_blocks)
-        rows: dict[int, Block] = {}
+        fresh, per_task = self._keeps_all(), self._per_task(None)
+        groups = groups_of(self.samples.grid.n_blocks, per_task)
+        blocks: list[Any] = [None] * len(groups) if self._kept is None else self._kept.groups
+        rows: list[Any] = [None] * len(groups)
 
         def scanned(number: int) -> Scanned[Any]:
             indices = groups[number]
             if fresh:
-                kept.update((i, load_task(work, i, ())) for i in indices)
-            found = work.map(indices, [kept.get(i, ()) for i in indices], fresh=fresh)
-            if found.kept is not None:
-                rows[number] = found.kept
+                blocks[number] = load_task(work, indices, [()] * len(indices))
+            found = work.map(indices, blocks[number] or [()] * len(indices), fresh=fresh)
+            rows[number] = found.kept
             return result_task(found)
 
-        in_batches = bool(kept) and not fresh
+        in_batches = self._kept is not None
         with on_threads(scanned, range(len(groups)), self.blocks_at_once, in_batches=in_batches) as parts:
-            total = merged(work, parts, len(groups))
-        self._kept = kept
-        return total, [rows[number] for number in sorted(rows)]
+            total = merge_task(work, parts)
+        if fresh:
+            self._kept = Kept(blocks, per_task)
+        return total, Kept(rows, per_task)
 
-    def _compute(self, work: Work, token: str) -> tuple[Scanned[Any], Sequence[Any]]:
+    def _compute(self, work: Work, token: str, n_threads: int | None) -> tuple[Scanned[Any], Kept]:
         """Build the graph of one pass and compute it."""
-        graph = Graph(self.samples, self._kept, work, token, fresh=self._keeps_all())
+        fresh, per_task = self._keeps_all(), self._per_task(n_threads)
+        kept = [] if self._kept is None else self._kept.groups
+        graph = Graph(self.samples, kept, work, token, per_task=per_task, fresh=fresh)
         delayed = graph.delayed()
         if len(delayed) > 1:
             delayed = persisted(delayed)
         total: Scanned[Any] = delayed[0].compute()
-        blocks: Sequence[Any] = delayed[1:]
+        blocks: list[Any] = delayed[1:]
         if blocks and not work.in_worker and uses_threads():
-            blocks = dask.compute(*blocks)
-        new = len(graph.new_blocks)
-        if new:
-            self._kept = dict(zip(graph.new_blocks, blocks[:new], strict=True))
-        return total, blocks[new:]
+            blocks = list(dask.compute(*blocks))
+        if fresh:
+            self._kept = Kept(blocks[: len(graph.blocks)], per_task)
+        return total, Kept(blocks[len(graph.blocks) :], per_task)
 
-    def _scanner_of(self, blocks: Sequence[Any]) -> Scanner:
-        """Return a scanner of rows that a pass has kept."""
-        grid = Grid((tuple(range(len(blocks) + 1)),))
+    def _scanner_of(self, kept: Kept, n_blocks: int) -> Scanner:
+        """Return a scanner of rows that a pass over so many blocks has kept."""
+        grid = Grid((tuple(range(n_blocks + 1)),))
         loader = self.samples.loader
-        kept = Samples(Loader(loader.source, grid, "error", loader.transform))
-        return Scanner(kept, blocks_at_once=self.blocks_at_once, _kept=dict(enumerate(blocks)))
+        samples = Samples(Loader(loader.source, grid, "error", loader.transform))
+        return Scanner(samples, blocks_at_once=self.blocks_at_once, _kept=kept)
 
     @property
     def reads_each_pass(self) -> bool:
         """Whether the next pass has to read the data again."""
-        return not (self._kept or self.samples.in_memory or self._keeps_all())
+        return not (self._kept is not None or self.samples.in_memory or self._keeps_all())
 
     def _keeps_all(self) -> bool:
         """Whether this pass shall keep all blocks."""
         nbytes = self.samples.nbytes
-        return not (self._kept or self.samples.in_memory or nbytes is None or nbytes > self.kept_bytes)
-
-
-def _in_this_process(blocks: dict[int, Any]) -> dict[int, Block]:
-    """Return the blocks if they lie in this process."""
-    return {i: block for i, block in blocks.items() if isinstance(block, Block)}
+        here = self._kept is not None or self.samples.in_memory
+        return not (here or nbytes is None or nbytes > self.kept_bytes)
 
 
 def _silent(n_blocks: int, n_bytes: int) -> None:

@@ -9,8 +9,8 @@ import functools
 import graphlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import dask.array as da
@@ -21,6 +21,7 @@ from dask._task_spec import GraphNode, List, Task, TaskRef, convert_legacy_graph
 from dask.base import persist
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.sizeof import sizeof
 
 from daskmeans.samples import Block, Loader, Samples
 from daskmeans.workers import one_blas_thread_for_good, peak_rss_bytes
@@ -28,9 +29,18 @@ from daskmeans.workers import one_blas_thread_for_good, peak_rss_bytes
 Key: TypeAlias = Any  # a string, or a tuple of a string and integers
 P = TypeVar("P")
 
-# A task reads at least one block. Above this many, a task takes several, so that the scheduler is not drowned.
+# So many results are merged at a time, and of what comes of these as many again.
+FAN_IN = 4
+
+# A task takes one block, or some power of FAN_IN of them: where there would be more tasks than this in all, so that the
+# scheduler is not drowned, or FAN_IN times so many for each thread of the workers. Scans of rows in memory, which there
+# are many of, then cost the scheduler less, a millisecond or two for each task. With half as many tasks for a thread
+# workers would hold less even shares: up to 969 MiB of 2 GiB for two, with this up to 892.
 MAX_TASKS = 4096
-FAN_IN = 16
+TASKS_PER_THREAD = 16
+
+# One task merges so many results, a power of FAN_IN too.
+MERGED_AT_ONCE = FAN_IN**2
 
 
 @dataclass
@@ -40,7 +50,16 @@ class Scanned(Generic[P]):
     partial: P
     n_bytes: int
     peak_rss_bytes: int
-    kept: Block | None = None
+    kept: list[Block] = field(default_factory=list)
+
+    def __sizeof__(self) -> int:
+        """Return the bytes of it all."""
+        return int(sizeof(self.partial) + sizeof(self.kept))
+
+    def added(self, other: Scanned[P], merge: Callable[[P, P], P]) -> Scanned[P]:
+        """Return both as one, without what is kept."""
+        peak = max(self.peak_rss_bytes, other.peak_rss_bytes)
+        return Scanned(merge(self.partial, other.partial), self.n_bytes + other.n_bytes, peak)
 
 
 @dataclass(frozen=True)
@@ -57,60 +76,81 @@ class Work:
         """Return this: a task that hands it to others."""
         return self
 
-    def map(self, blocks: Sequence[int], given: Sequence[Any] | None = None, *, fresh: bool = False) -> Scanned[Any]:
-        """Load and map some blocks, merging from the left.
+    def map(self, blocks: Sequence[int], given: Sequence[Any], *, fresh: bool = False) -> Scanned[Any]:
+        """Load and map some blocks, and merge their results.
 
         `given` are, for each block, the block itself where it is kept, else its Dask chunks; `fresh` says that kept
         blocks were read in this pass.
         """
         if self.in_worker:
             one_blas_thread_for_good()
-        total: Any = None
+        kept: list[Block] = []
+        found = (self._map_one(i, block, kept, fresh=fresh) for i, block in zip(blocks, given, strict=True))
+        return replace(merge_task(self, found), kept=kept)
+
+    def _map_one(self, i: int, block: Any, kept: list[Block], *, fresh: bool) -> Scanned[Any]:
+        """Load and map a block, and add to those that are `kept` what the step keeps of it."""
         n_bytes = 0
-        kept: list[Any] = []
-        for place, i in enumerate(blocks):
-            block = () if given is None else given[place]
-            read = 0
-            if not isinstance(block, Block):
-                block = self.loader.load(i, block)
-                read = block.X.nbytes
-                block = self.loader.transformed(block)
-            elif fresh:
-                read = block.X.nbytes
-            if self.keeps:
-                partial, rows = self.step.map_and_keep(block)
-                kept.append(rows)
-            else:
-                partial = self.step.map(block)
-            total = partial if place == 0 else self.step.merge(total, partial)
-            n_bytes += read
-            self.tick(1, read)
-        return Scanned(total, n_bytes, peak_rss_bytes(), self.step.keep(kept) if kept else None)
+        if not isinstance(block, Block):
+            block = self.loader.load(i, block)
+            n_bytes = block.X.nbytes
+            block = self.loader.transformed(block)
+        elif fresh:
+            n_bytes = block.X.nbytes
+        if self.keeps:
+            partial, rows = self.step.map_and_keep(block)
+            kept.append(self.step.keep(rows))
+        else:
+            partial = self.step.map(block)
+        self.tick(1, n_bytes)
+        return Scanned(partial, n_bytes, peak_rss_bytes())
+
+
+def folded(parts: Iterable[P], merge: Callable[[P, P], P]) -> P:
+    """Merge runs of FAN_IN parts from the left, then runs of as many of what comes of these, until one is left.
+
+    Runs may be merged apart, where they begin at a multiple of a power of FAN_IN and are as long: the result has the
+    same bits. No more parts are held than the tree has levels.
+    """
+    totals: list[Any] = []  # of each level, of a run that is not whole yet
+    lengths: list[int] = []
+    for part in parts:
+        for level in itertools.count():
+            if level == len(totals):
+                totals.append(None)
+                lengths.append(0)
+            if lengths[level]:
+                part = merge(totals[level], part)
+            lengths[level] += 1
+            if lengths[level] < FAN_IN:
+                totals[level] = part
+                break
+            totals[level], lengths[level] = None, 0
+    rest: list[P] = [total for total, length in zip(totals, lengths, strict=True) if length]
+    return functools.reduce(lambda right, left: merge(left, right), rest)
 
 
 def _map_task(work: Work, blocks: tuple[int, ...], given: Sequence[Any], fresh: bool) -> Any:
     return work.map(blocks, given, fresh=fresh)
 
 
-def load_task(work: Work, i: int, chunks: Sequence[Any]) -> Block:
-    """Read a block."""
-    return work.loader.transformed(work.loader.load(i, chunks))
+def load_task(work: Work, blocks: tuple[int, ...], chunks: Sequence[Any]) -> list[Block]:
+    """Read some blocks."""
+    return [work.loader.transformed(work.loader.load(i, given)) for i, given in zip(blocks, chunks, strict=True)]
 
 
-def _rows_task(scanned: Scanned[Any]) -> Block | None:
+def _rows_task(scanned: Scanned[Any]) -> list[Block]:
     return scanned.kept
 
 
 def result_task(scanned: Scanned[Any]) -> Scanned[Any]:
     """Return what is to be merged."""
-    return replace(scanned, kept=None)
+    return replace(scanned, kept=[])
 
 
-def _merge_task(work: Work, parts: list[Scanned[Any]]) -> Scanned[Any]:
-    total = parts[0].partial
-    for part in parts[1:]:
-        total = work.step.merge(total, part.partial)
-    return Scanned(total, sum(part.n_bytes for part in parts), max(part.peak_rss_bytes for part in parts))
+def merge_task(work: Work, parts: Iterable[Scanned[Any]]) -> Scanned[Any]:
+    """Merge results of runs of as many blocks."""
+    return folded(parts, lambda left, right: left.added(right, work.step.merge))
 
 
 class Graph:
@@ -124,24 +164,34 @@ class Graph:
     Attributes
     ----------
     root : key of the merged result.
-    new_blocks : keys of the blocks that this pass reads and that stay.
+    blocks : keys of the blocks that this pass reads and that stay, those of a task together.
     rows : keys of the rows that the step keeps, of each task.
     collections : whose graphs the tasks need beside them.
     """
 
-    def __init__(self, samples: Samples, kept: Mapping[int, Delayed], work: Work, token: str, *, fresh: bool) -> None:
+    def __init__(
+        self, samples: Samples, kept: Sequence[Delayed], work: Work, token: str, *, per_task: int, fresh: bool
+    ) -> None:
         self.samples, self.kept, self.token = samples, kept, token
         self.collections = samples.collections
         self.tasks: dict[Key, Any] = {}
         self.work = TaskRef(self._add(f"work-{token}", 0, work.itself))
         n_blocks = self.samples.grid.n_blocks
-        self.new_blocks: dict[int, Key] = {}
+        groups = groups_of(n_blocks, per_task)
+        given: list[Any] = [List(*map(self._chunks, group)) for group in groups]
+        self.blocks: list[Key] = []
         if fresh:
-            self.new_blocks = {
-                i: self._add(f"block-{token}", i, load_task, self.work, i, self._chunks(i)) for i in range(n_blocks)
-            }
-        blocks = self.new_blocks or {i: block.key for i, block in kept.items()}
-        results = self._add_maps(n_blocks, blocks)
+            loads = zip(groups, given, strict=True)
+            self.blocks = [
+                self._add(f"block-{token}", i, load_task, self.work, group, chunks)
+                for i, (group, chunks) in enumerate(loads)
+            ]
+        if keys := self.blocks or [block.key for block in kept]:
+            given = [TaskRef(key) for key in keys]
+        results = [
+            self._add(f"map-{token}", i, _map_task, self.work, group, given[i], fresh=fresh)
+            for i, group in enumerate(groups)
+        ]
         self.rows: list[Key] = []
         if work.keeps:
             self.rows = [self._add(f"rows-{token}", i, _rows_task, TaskRef(key)) for i, key in enumerate(results)]
@@ -152,10 +202,8 @@ class Graph:
 
     def delayed(self) -> list[Delayed]:
         """Return the merged result, the new blocks and the rows, to be computed."""
-        layers = HighLevelGraph.from_collections(
-            self.token, self.tasks, dependencies=[*self.collections, *self.kept.values()]
-        )
-        wanted = [self.root, *self.new_blocks.values(), *self.rows]
+        layers = HighLevelGraph.from_collections(self.token, self.tasks, dependencies=[*self.collections, *self.kept])
+        wanted = [self.root, *self.blocks, *self.rows]
         return [Delayed(key, layers, layer=self.token) for key in wanted]
 
     def _add(self, name: str, i: int, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Key:
@@ -163,22 +211,13 @@ class Graph:
         self.tasks[key] = Task(key, function, *args, **kwargs)
         return key
 
-    def _add_maps(self, n_blocks: int, blocks: dict[int, Key]) -> list[Key]:
-        """Add a task for each block, or for several where there are very many."""
-        keys: list[Key] = []
-        for indices in groups_of(n_blocks):
-            given = List(*(TaskRef(blocks[i]) if i in blocks else self._chunks(i) for i in indices))
-            fresh = bool(self.new_blocks)
-            keys.append(self._add(f"map-{self.token}", len(keys), _map_task, self.work, indices, given, fresh=fresh))
-        return keys
-
     def _add_merges(self, keys: list[Key]) -> Key:
         """Add the reduction tree."""
         numbers = itertools.count()
         while len(keys) > 1:
-            groups = [List(*map(TaskRef, keys[begin : begin + FAN_IN])) for begin in range(0, len(keys), FAN_IN)]
+            runs = [keys[begin : begin + MERGED_AT_ONCE] for begin in range(0, len(keys), MERGED_AT_ONCE)]
             name = f"merge-{self.token}"
-            keys = [self._add(name, next(numbers), _merge_task, self.work, group) for group in groups]
+            keys = [self._add(name, next(numbers), merge_task, self.work, List(*map(TaskRef, run))) for run in runs]
         return keys[0]
 
     def _chunks(self, i: int) -> Any:
@@ -225,32 +264,31 @@ def _with_upstream(tasks: Mapping[Key, Task], collections: Sequence[Any]) -> dic
     return {key: given[key] for key, owner in owners.items() if owner is None} | fused
 
 
-def groups_of(n_blocks: int) -> list[tuple[int, ...]]:
-    """Return the blocks of each task: one, or several where there are very many."""
-    per_task = -(-n_blocks // MAX_TASKS)
+def blocks_per_task(n_blocks: int, n_threads: int | None) -> int:
+    """Return how many blocks a task takes on so many threads; on None where that must not make it more."""
+    per_task = 1
+    enough = min(MAX_TASKS, FAN_IN * TASKS_PER_THREAD * n_threads) if n_threads else MAX_TASKS
+    while n_blocks > enough * per_task:
+        per_task *= FAN_IN
+    return per_task
+
+
+def groups_of(n_blocks: int, per_task: int) -> list[tuple[int, ...]]:
+    """Return the blocks of each task."""
     return [tuple(range(begin, min(begin + per_task, n_blocks))) for begin in range(0, n_blocks, per_task)]
 
 
-def merged(work: Work, parts: Iterator[Scanned[Any]], n_parts: int) -> Scanned[Any]:
-    """Merge as the tasks of a graph do, each group of parts as soon as the last of them is there."""
-    while n_parts > 1:
-        parts = map(functools.partial(_merge_task, work), _batches(parts))
-        n_parts = -(-n_parts // FAN_IN)
-    return next(parts)
-
-
-def _batches(parts: Iterator[Scanned[Any]]) -> Iterator[list[Scanned[Any]]]:
-    while batch := list(itertools.islice(parts, FAN_IN)):
-        yield batch
-
-
-def transformed(blocks: Mapping[int, Delayed], apply: Callable[[Block], Block]) -> dict[int, Delayed]:
+def transformed(groups: Sequence[Delayed], apply: Callable[[Block], Block]) -> list[Delayed]:
     """Return what `apply` makes of blocks that are kept, and keep it where they are."""
     name = f"transformed-{uuid.uuid4().hex}"
-    graph: dict[Key, Task] = {(name, i): Task((name, i), apply, TaskRef(block.key)) for i, block in blocks.items()}
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=list(blocks.values()))
-    delayed = [Delayed((name, i), layers, layer=name) for i in blocks]
-    return dict(zip(blocks, persisted(delayed), strict=True))
+    tasks = [Task((name, i), _apply_task, apply, TaskRef(blocks.key)) for i, blocks in enumerate(groups)]
+    graph: dict[Key, Task] = {task.key: task for task in tasks}
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=list(groups))
+    return persisted([Delayed(key, layers, layer=name) for key in graph])
+
+
+def _apply_task(apply: Callable[[Block], Block], blocks: Sequence[Block]) -> list[Block]:
+    return [apply(block) for block in blocks]
 
 
 class _Together:

@@ -33,6 +33,11 @@ def current_client() -> distributed.Client | None:
     return owner if isinstance(owner, distributed.Client) else None
 
 
+def n_threads_of(client: distributed.Client) -> int:
+    """Return the number of threads of all workers that are there now."""
+    return sum(client.nthreads().values())
+
+
 def memory_of_workers() -> int:
     """Return the bytes of memory that the workers may use: those of the current client, or this process."""
     client = current_client()

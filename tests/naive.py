@@ -11,18 +11,16 @@ from daskmeans.samples import Samples
 from daskmeans.tasks import FAN_IN
 
 
-def scan(samples: Samples, step: Any, chunks: list[list[Any]] | None = None, per_task: int = 1) -> Any:
-    """One pass without Dask: map each block, merge runs of `per_task`, then runs of `FAN_IN`, finish."""
+def scan(samples: Samples, step: Any, chunks: list[list[Any]] | None = None) -> Any:
+    """One pass without Dask: map each block, merge runs of `FAN_IN`, then runs of what comes of these, finish."""
     loader = samples.loader
     parts = []
     for i in range(samples.grid.n_blocks):
         given = () if chunks is None else chunks[i]
         parts.append(step.map(loader.transformed(loader.load(i, given))))
-    length = per_task
     while len(parts) > 1:
-        runs = [parts[begin : begin + length] for begin in range(0, len(parts), length)]
+        runs = [parts[begin : begin + FAN_IN] for begin in range(0, len(parts), FAN_IN)]
         parts = [functools.reduce(step.merge, run) for run in runs]
-        length = FAN_IN
     return step.finish(parts[0])
 
 

@@ -129,7 +129,7 @@ def test_active_rows_are_gone_before_the_next_pass_keeps_others():
             gc.collect()  # cycles may hold frames of what went before
             assert not any(block() for block in kept)
             found, rows = super().scan_and_keep(step, title)
-            kept.extend(weakref.ref(block) for block in rows._kept.values())
+            kept.extend(weakref.ref(block) for group in rows._kept.groups for block in group)
             return found, rows
 
     scanner, models = Watch(samples), [Model(X[start : start + 9].astype(np.float64)) for start in (0, 9)]
@@ -162,7 +162,7 @@ def test_active_rows_have_weights_only_where_the_data_has(rng, weight):
     step = AssignAndKeep(Assign(Stack.of([X[:4]]), X.mean(axis=0)), limits, 0, 1)
     with dask.config.set(scheduler="synchronous"):
         _, kept = Scanner(samples).scan_and_keep(step, "iteration")
-    blocks = list(kept._kept.values())
+    blocks = [block for group in kept._kept.groups for block in group]
     assert sum(block.n_rows for block in blocks) > 100
     if weight is None:
         assert all(block.weight is None for block in blocks)

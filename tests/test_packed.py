@@ -44,9 +44,15 @@ def test_weights_keep_eight_binary_digits(rng):
 def test_every_so_many_th_row_stands_for_the_others(rng, every):
     X, weight = rng.random((1000, 3)), rng.random(1000)
     packed = Packed.of(block_of(X, weight))
-    (all_rows, all_weights), (rows, weights) = packed.unpacked(), packed.unpacked(every)
+    all_rows, all_weights = map(np.copy, packed.unpacked())
+    rows, weights = packed.unpacked(every)
     np.testing.assert_array_equal(rows, all_rows[::every])
     np.testing.assert_array_equal(weights, every * all_weights[::every])
+
+
+def test_unpacking_takes_no_new_memory_each_time(rng):
+    packed, smaller = Packed.of(block_of(rng.random((1000, 3)))), Packed.of(block_of(rng.random((10, 3))))
+    assert np.shares_memory(packed.unpacked()[0], smaller.unpacked()[0])
 
 
 def test_memory_is_what_is_planned(rng):

@@ -70,7 +70,7 @@ def test_constant_features_are_only_shifted(rng):
     model = StandardScaler().fit(lazy, sample_weight=rng.random(5000))
     assert model.scale_[1:].tolist() == [1, 1, 1]
     whitened = PCA(whiten=True).fit(lazy).transform(X)
-    np.testing.assert_allclose(whitened.std(axis=0), [1, 0, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(whitened.std(axis=0), [1, 0, 0, 0], atol=1e-2)
 
 
 def test_whitening_leaves_alone_what_varies_by_rounding_only(X):

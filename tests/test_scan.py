@@ -5,19 +5,24 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dask
 import dask.array as da
 import naive
 import numpy as np
 import pytest
+import zarr
 from counting import counted
 from distributed.utils import key_split_group
 
 from daskmeans import tasks
-from daskmeans.samples import row_dtype, samples_from_array, samples_from_chunks
+from daskmeans.active import AssignKept, KeepUniform
+from daskmeans.kernels import Stack
+from daskmeans.samples import Grid, row_dtype, samples_from_array, samples_from_chunks
 from daskmeans.scan import Scanner
+from daskmeans.steps import Assign
+from daskmeans.stores import samples_from_zarr
 from daskmeans.workers import current_client, on_threads
 
 
@@ -69,7 +74,7 @@ def test_merges_follow_a_tree_fixed_by_the_number_of_blocks(n_blocks, max_tasks,
     monkeypatch.setattr(tasks, "MAX_TASKS", max_tasks)
     X = da.zeros((n_blocks, 1), chunks=1)
     pass_ = scanner(X)
-    expected = naive.scan(pass_.samples, Path(), [[np.zeros((1, 1))]] * n_blocks, -(-n_blocks // max_tasks))
+    expected = naive.scan(pass_.samples, Path(), [[np.zeros((1, 1))]] * n_blocks)
     assert pass_.scan(Path()) == expected
     with dask.config.set(scheduler="synchronous"):
         assert pass_.scan(Path()) == expected
@@ -163,6 +168,41 @@ def test_workers_hold_kept_blocks_and_release_them(client):
     assert not held()
 
 
+def test_the_scheduler_knows_how_large_what_workers_keep_is(client):
+    pass_ = scanner(da.ones((30, 2), chunks=(5, 2)), kept_bytes=10**6)
+    pass_.scan(Sum())
+    held = client.nbytes(summary=False)
+    sizes = [size for key, size in held.items() if "block" in str(key)]
+    assert len(sizes) == 6
+    assert min(sizes) >= 5 * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("n_blocks", "n_threads", "expected"),
+    [(100, None, 1), (100, 0, 1), (100, 1, 4), (128, 2, 1), (129, 2, 4), (5000, 1000, 4), (10**6, 1000, 256)],
+)
+def test_tasks_are_some_for_each_thread_and_never_very_many(n_blocks, n_threads, expected):
+    per_task = tasks.blocks_per_task(n_blocks, n_threads)
+    assert per_task == expected
+    assert len(tasks.groups_of(n_blocks, per_task)) <= tasks.MAX_TASKS
+
+
+def test_workers_take_several_blocks_at_a_time_to_the_same_bits(client, tmp_path):
+    X = np.random.default_rng(0).random((5000, 3))
+    samples = samples_from_zarr(zarr.create_array(tmp_path / "X.zarr", data=X, chunks=(10, 3)), None, None)
+    samples = replace(samples, loader=replace(samples.loader, grid=Grid((tuple(range(0, 5001, 10)),))))
+    assert tasks.blocks_per_task(500, sum(client.nthreads().values())) > 1
+    assign = Assign(Stack.of([X[:4]]), X.mean(axis=0))
+    found = []
+    for where in ({}, {"scheduler": "threads"}):
+        with dask.config.set(where):
+            of_all, rows = Scanner(samples).scan_and_keep(KeepUniform(assign, 0.5, 0), "iteration")
+            found.append([of_all, rows.scan(AssignKept(assign, with_sample=True))])
+    for of_workers, of_threads in zip(*found, strict=True):
+        np.testing.assert_array_equal(of_workers.sums, of_threads.sums)
+        np.testing.assert_array_equal(of_workers.inertia, of_threads.inertia)
+
+
 def test_blocks_lost_with_a_worker_are_read_again(client):
     pass_ = scanner(da.ones((30, 2), chunks=(5, 2)), kept_bytes=10**6)
     expected = pass_.scan(Sum())
@@ -174,7 +214,7 @@ def test_tasks_of_two_passes_are_in_no_group_together():
     # Dask's scheduler would not hand out the blocks one by one, once it has seen the tasks of some passes.
     pass_ = scanner(da.ones((300, 1), chunks=1))
     work = tasks.Work(pass_.samples.loader, Sum(), False, print, True)
-    graphs = [tasks.Graph(pass_.samples, {}, work, token, fresh=False) for token in ("0a", "1b")]
+    graphs = [tasks.Graph(pass_.samples, [], work, token, per_task=1, fresh=False) for token in ("0a", "1b")]
     groups = [{key_split_group(key) for key in graph.tasks} for graph in graphs]
     assert not groups[0] & groups[1]
 
@@ -240,7 +280,7 @@ def test_chunks_computed_inside_the_tasks_that_need_them_have_the_same_bits(
     blocks = [np.split(array.compute(), np.cumsum(array.chunks[0])[:-1]) for array in given]
     monkeypatch.setattr(tasks, "MAX_TASKS", 4)
     samples = samples_from_chunks(given, dtype=np.dtype(float))
-    expected = naive.scan(samples, WeightedSum(), list(zip(*blocks, strict=True)), -(-len(blocks[0]) // 4))
+    expected = naive.scan(samples, WeightedSum(), list(zip(*blocks, strict=True)))
     pass_ = Scanner(samples, kept_bytes=kept_bytes)
     assert [pass_.scan(WeightedSum()) for _ in range(2)] == [expected] * 2
 
@@ -251,11 +291,11 @@ def test_the_scheduler_has_no_task_for_each_chunk_where_there_are_very_many(monk
     X = da.concatenate([da.from_delayed(shared + i, (1, 1), dtype=float) for i in range(100)]) + 1
     pass_ = scanner(X)
     work = tasks.Work(pass_.samples.loader, Sum(), False, print, True)
-    graph = tasks.Graph(pass_.samples, {}, work, "0a", fresh=False)
+    graph = tasks.Graph(pass_.samples, [], work, "0a", per_task=tasks.blocks_per_task(100, None), fresh=False)
     assert collections.Counter(key_split_group(key).split("-")[0] for key in graph.tasks) == {
         "work": 1,
         "ones": 1,
-        "map": 4,
+        "map": 2,
         "merge": 1,
     }
     assert not graph.collections

@@ -42,7 +42,7 @@ def steps():
     }
 
 
-def scanned(step, chunks, *, weighted=True, dtype=np.float64, naively=False, per_task=1):
+def scanned(step, chunks, *, weighted=True, dtype=np.float64, naively=False):
     X, weight = data(dtype)
     arrays = [X, weight] if weighted else [X]
     lazy = [da.from_array(a, chunks=(chunks, *a.shape[1:])) for a in arrays]
@@ -51,7 +51,7 @@ def scanned(step, chunks, *, weighted=True, dtype=np.float64, naively=False, per
         return Scanner(samples).scan(step)
     ends = samples.grid.bounds[0]
     blocks = [[a[i:j] for a in arrays] for i, j in itertools.pairwise(ends)]
-    return naive.scan(samples, step, blocks, per_task)
+    return naive.scan(samples, step, blocks)
 
 
 def assert_same(a, b, rtol=0.0, where=""):
@@ -87,7 +87,7 @@ def test_the_plain_loop_gives_the_same_bits_as_dask(name, dtype, weighted):
 def test_blocks_that_share_a_task_give_the_same_bits_as_the_plain_loop(name, monkeypatch):
     monkeypatch.setattr(tasks, "MAX_TASKS", 5)
     step = steps()[name]
-    assert_same(scanned(step, 7), scanned(step, 7, naively=True, per_task=7))
+    assert_same(scanned(step, 7), scanned(step, 7, naively=True))
 
 
 @pytest.mark.parametrize("name", [name for name in steps() if name != "labels"])
