@@ -15,7 +15,7 @@ from daskmeans.active import Choice
 from daskmeans.bounds import BOUND_BYTES
 from daskmeans.covariance import Scatter, projection
 from daskmeans.jit import Float64s
-from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, lloyd, settle
+from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, advance, farthest, lloyd, settle
 from daskmeans.memory import SAMPLE_MIN_ROWS, WEIGHT_BYTES
 from daskmeans.moments import Moments, moments
 from daskmeans.options import FitOptions, check_centers, rounded
@@ -228,7 +228,9 @@ class Problem:
         if kept is None:
             return [tries[0] for tries in seeds]
         rounded = [[self.rounded(centers) for centers in tries] for tries in seeds]
-        return seeding.polish_on_kept(kept, rounded, self.stop, self.offset, self._n_kept(scanner))
+        return seeding.polish_on_kept(
+            kept, rounded, self.stop, self.offset, chance_to_stay(scanner, self.options), self.surveyed.n_rows
+        )
 
     def _n_kept(self, scanner: Scanner) -> float:
         """Return about how many rows are kept beside the survey."""
@@ -316,7 +318,13 @@ class Problem:
         n_sample = SAMPLE_MIN_ROWS if reads else min(SAMPLE_MIN_ROWS, n_rows // 32 + 1)
         sample = self.sample.X[:: -(-len(self.sample.X) // n_sample)]
         choice = Choice(sample, share, look_ahead, packed, must_last=0.0 if reads else MUST_LAST)
-        return Method(choice, look_ahead, self.options.seed, settles=self.options.race)
+        return Method(
+            choice,
+            look_ahead,
+            self.options.seed,
+            farthest=farthest(min(1.0, share / packed)),
+            settles=self.options.race,
+        )
 
     def _given_seeds(self) -> list[Seeds]:
         """Return the centers that the caller gave, or those that the caller's function chooses from the sample."""

@@ -16,7 +16,7 @@ from daskmeans import kernels
 from daskmeans.active import AssignKept
 from daskmeans.jit import Float64s, Int64s
 from daskmeans.kernels import Stack
-from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, lloyd
+from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, farthest, lloyd
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, Draw, Lot, RowSet, split
@@ -39,10 +39,14 @@ CHEAP_ITERATIONS = 4 * 10**9
 # Candidates are clustered so many times as often: they are fewer, and tell less of which try is good.
 RECLUSTERED = 2
 
-# On rows that are kept the tries of a model race, in stages of so many iterations on every so many-th row; after each
-# the better half of them goes on. A stage has so many times as many rows as a coreset, at least.
-RACE = ((5, 8), (5, 4), (10, 2), (20, 1), (FARTHEST_AHEAD, 1))
-RACE_ROWS = 8
+# On rows that are kept the tries of a model race, in stages of so many iterations, on so many times as many rows as a
+# coreset has, at most; after each the better half of them goes on. How many rows tell tries apart does not depend on
+# how many there are. The best ends on all rows.
+RACE = ((5, 8), (5, 16), (10, 32), (20, 64), (FARTHEST_AHEAD, 64), (FARTHEST_AHEAD, np.inf))
+
+# The last stages take the arithmetic of so many passes each, at most: what is left to do the look-ahead does, which
+# knows more. With 25 the same numbers of reads were needed (image patches, noise, blobs, Zipf), with 5 more.
+POLISH_WORK = 10.0
 
 # Passes of k-means|| where no number of rounds is given.
 AUTO_PASSES = 1
@@ -318,21 +322,23 @@ def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Seeds]:
     return polished
 
 
-def polish_on_kept(kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float64s, n_kept: float) -> list[Float64s]:
-    """Iterate on a uniform sample, of about `n_kept` rows, that is kept where they are read.
+def polish_on_kept(
+    kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float64s, share: float, n_rows: int
+) -> list[Float64s]:
+    """Iterate on a uniform sample, a share of about so much of `n_rows`, that is kept where they are read.
 
     Returns the best of each model. The tries of one race: after so many iterations only the better half of them goes
     on, on more of the rows.
     """
     stop = replace(stop, moves_empty=False)
     races = [[Model(centers) for centers in tries] for tries in seeds]
-    sparsest = n_kept / (RACE_ROWS * greedy_rows(max(len(tries[0]) for tries in seeds)))
+    few = greedy_rows(max(len(tries[0]) for tries in seeds))
     every = 1
-    for n_iter, at_most in RACE:
-        before, every = every, max(1, int(min(at_most, max(map(len, races)) / 2, sparsest)))
+    for most, times in RACE:
+        before, every = every, max(1, int(share * n_rows / (times * few)))
         if every != before:  # nothing found on other rows holds
             races = [[Model(model.centers) for model in tries] for tries in races]
-        for _ in range(n_iter):
+        for _ in range(min(most, farthest(share / every, POLISH_WORK))):
             moving = [model for tries in races for model in tries if not model.converged]
             if not moving:
                 break

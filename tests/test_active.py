@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import gc
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dask
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from daskmeans.active import AssignAndKeep, AssignKept, Choice, Limits, largest_other
 from daskmeans.kernels import Stack
-from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, lloyd, settle
+from daskmeans.lloyd import BOUNDED, PLAIN, Method, Model, State, Stop, farthest, lloyd, settle
 from daskmeans.samples import ArraySource, Grid, Loader, Samples
 from daskmeans.scan import Scanner
 from daskmeans.steps import Assign
@@ -137,6 +137,17 @@ def test_active_rows_are_gone_before_the_next_pass_keeps_others():
     with dask.config.set(scheduler="synchronous"):
         lloyd(scanner, State(models), Stop(500, 1e-6), X.mean(axis=0), method)
     assert len(kept) >= 3 * 30
+
+
+def test_a_look_ahead_goes_no_farther_than_its_arithmetic_is_worth(rng):
+    X = rng.normal(size=(20_000, 2))
+    method = Method(Choice(X, 0.1, sampled=True, packed=0.2), look_ahead=True)
+    scanner, model = Problem(X, None, X[:9], (0, 7_000, 20_000), 0.0, 0.1).solve(replace(method, farthest=2))
+    more, other = Problem(X, None, X[:9], (0, 7_000, 20_000), 0.0, 0.1).solve(method)
+    assert model.converged
+    assert other.converged
+    assert scanner.n_passes > more.n_passes
+    assert [farthest(share) for share in (1.0, 0.5, 0.01)] == [25, 50, 300]
 
 
 def test_the_packed_sample_serves_beyond_the_exact_bound_only(rng):

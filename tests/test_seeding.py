@@ -190,7 +190,7 @@ def test_a_kept_sample_polishes_without_a_pass():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (polished,) = seeding.polish_on_kept(kept, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean, 0.3 * len(X))
+    (polished,) = seeding.polish_on_kept(kept, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean, 0.3, len(X))
     whole = ScikitKMeans(50, init=X[:50], n_init=1).fit(X)
     assert scanner.n_passes == 1
     assert cost(X, polished) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
@@ -200,7 +200,7 @@ def test_tries_race_on_a_kept_sample():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    how = Stop(300, 1e-4), surveyed.moments.mean, 0.3 * len(X)
+    how = Stop(300, 1e-4), surveyed.moments.mean, 0.3, len(X)
     rows = np.random.default_rng(0)
     tries = [X[rows.choice(len(X), 50, replace=False)] for _ in range(8)]
     alone = [cost(X, seeding.polish_on_kept(kept, [[centers]], *how)[0]) for centers in tries]
@@ -215,11 +215,10 @@ def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch, n_tries):
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
     scan, seen = kept.scan, []
-    monkeypatch.setattr(seeding, "greedy_rows", lambda k: len(X) // 64)
-    monkeypatch.setattr(seeding, "RACE_ROWS", 1)
+    monkeypatch.setattr(seeding, "greedy_rows", lambda k: len(X) // 128)
     monkeypatch.setattr(kept, "scan", lambda step: seen.append((step.assign.stack.n_models, step.every)) or scan(step))
     tries = [X[begin : begin + 50] for begin in range(0, 50 * n_tries, 50)]
-    (polished,) = seeding.polish_on_kept(kept, [tries], Stop(300, 0.0), surveyed.moments.mean, 0.5 * len(X))
+    (polished,) = seeding.polish_on_kept(kept, [tries], Stop(300, 0.0), surveyed.moments.mean, 0.5, len(X))
     stages = list(dict.fromkeys(every for _, every in seen))
     assert stages == [8, 4, 2, 1]
     assert [max(n for n, of in seen if of == every) for every in stages] == [n_tries // n for n in (1, 2, 4, 8)]
@@ -246,7 +245,7 @@ def test_a_center_whose_rows_a_sample_has_missed_stays(rng):
     ((polished,),) = seeding.polish(row_set(X), tries, Stop(100, 0.0))
     scanner = streamed(X)
     _, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (on_kept,) = seeding.polish_on_kept(kept, tries, Stop(100, 0.0), np.zeros(2), 0.3 * len(X))
+    (on_kept,) = seeding.polish_on_kept(kept, tries, Stop(100, 0.0), np.zeros(2), 0.3, len(X))
     np.testing.assert_array_equal([polished[1], on_kept[1]], [rare, rare])
     np.testing.assert_allclose(polished[0], X.mean(axis=0))
 
