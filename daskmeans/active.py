@@ -16,6 +16,7 @@ Several models share the rows in memory: what is kept for one serves all.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -187,19 +188,18 @@ class KeepUniform(Generic[P, R]):
 
 @dataclass(frozen=True)
 class AssignKept:
-    """Assign the active rows, and, to look ahead, the sample too, or every so many-th row of it."""
+    """Assign the active rows, and, to look ahead, the sample too."""
 
     assign: Assign
     with_sample: bool
-    every: int = 1
 
     def map(self, block: Block) -> Assigned:
         """Assign the rows of one kept block."""
         assert isinstance(block, KeptBlock)
         if not self.with_sample or not block.sample.n_rows:
             return self.assign.map(block)
-        found = self.assign.map(block.unpacked(self.every))
-        return self.assign.merge(self.assign.map(block), found) if block.n_rows else found
+        found = [self.assign.map(part) for part in block.parts()]
+        return functools.reduce(self.assign.merge, found if not block.n_rows else [self.assign.map(block), *found])
 
     def merge(self, left: Assigned, right: Assigned) -> Assigned:
         """Add up."""

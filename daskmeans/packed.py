@@ -7,7 +7,7 @@ number of steps. So a number is wrong by half a step at most, and one that lies 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.jit import jit, read_only
+from daskmeans.memory import MIB
 from daskmeans.samples import Block, Rows
 
 GROUP_ROWS = 256
@@ -25,24 +26,24 @@ MOST_STEPS = 255
 HALF_BYTES, HALF_BITS = 2, 16
 
 
-def packed_row_bytes(n_features: int, itemsize: int) -> float:
-    """Return what a packed row takes, with its weight and its part of the group."""
-    return n_features * (1 + 2 * itemsize / GROUP_ROWS) + HALF_BYTES
+def packed_row_bytes(n_features: int, itemsize: int, every: int = 1) -> float:
+    """Return what a packed row takes, or every so many-th one, with its weight and its part of the group."""
+    return n_features * (1 + 2 * itemsize * min(every, GROUP_ROWS) / GROUP_ROWS) + HALF_BYTES
 
 
-# For rows that are unpacked: new memory each time would come from the system page by page, where Dask has its workers
-# give back what they have freed, and take a third of the time of a scan.
+# Rows are unpacked so many bytes at a time, each time into the same memory of a thread: new memory would come from the
+# system page by page, where Dask has its workers give back what they have freed, and take a third of a scan's time.
+PART_BYTES = 4 * MIB
+
 _buffers = threading.local()
 
 
-def _room(shape: tuple[int, int], dtype: np.dtype[Any]) -> Rows:
-    """Return an array of this thread, to be overwritten."""
-    n_bytes = shape[0] * shape[1] * dtype.itemsize
-    buffer = getattr(_buffers, "bytes", None)
-    if buffer is None or len(buffer) < n_bytes:
-        buffer = _buffers.bytes = np.empty(n_bytes, np.uint8)
-    room: Rows = buffer[:n_bytes].view(dtype).reshape(shape)
-    return room
+def _room(n_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return memory of this thread, to be overwritten."""
+    if len(getattr(_buffers, "part", ())) < PART_BYTES:
+        _buffers.part = np.empty(PART_BYTES, np.uint8)
+    part: npt.NDArray[np.uint8] = _buffers.part[:n_bytes]
+    return part if len(part) == n_bytes else np.empty(n_bytes, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ class Packed:
     steps : (n_rows, n_features) uint8.
     smallest, step : (n_groups, n_features) in the dtype of the rows.
     weight : (n_rows,) uint16, the first halves of float32.
+    every : each row stands for so many others, as alike. Of 256 and more, each is a group of its own.
     """
 
     steps: npt.NDArray[np.uint8]
     smallest: Rows
     step: Rows
     weight: npt.NDArray[np.uint16]
+    every: int = 1
 
     @property
     def n_rows(self) -> int:
@@ -78,15 +81,37 @@ class Packed:
         _pack(read_only(X), packed.steps, packed.smallest, packed.step)
         return packed
 
-    def unpacked(self, every: int = 1) -> tuple[Rows, npt.NDArray[np.float64]]:
-        """Return every so many-th of the rows, about, and the weights of those that it stands for.
+    def thinned(self, every: int) -> Packed:
+        """Return every so many-th of rows that stand for themselves, to stand for the others too; it copies none."""
+        steps, smallest, step = self.steps[::every], self.smallest, self.step
+        if every >= GROUP_ROWS:  # of many groups there is no row
+            used = np.arange(len(steps)) * every // GROUP_ROWS
+            smallest, step = smallest[used], step[used]
+        return Packed(steps, smallest, step, self.weight[::every], every)
 
-        The rows lie where the next call in the same thread will put others.
+    def parts(self) -> Iterator[tuple[Rows, npt.NDArray[np.float64]]]:
+        """Yield some of the rows at a time, about, and the weights of those that they stand for.
+
+        The rows lie where the next ones of the same thread will be put.
         """
-        whole = self.weight[::every].astype(np.uint32) << np.uint32(HALF_BITS)
-        X = _room((len(whole), self.steps.shape[1]), self.step.dtype)
-        _unpack(self.steps, self.smallest, self.step, every, X)
-        return X, every * whole.view(np.float32).astype(np.float64)
+        row_bytes = max(1, self.steps.shape[1] * self.step.dtype.itemsize)
+        length = max(1, PART_BYTES // row_bytes)
+        for begin in range(0, self.n_rows, length):
+            stop = min(begin + length, self.n_rows)
+            X = _room((stop - begin) * row_bytes).view(self.step.dtype).reshape(stop - begin, -1)
+            yield X, self._unpack(begin, stop, X)
+
+    def unpacked(self) -> tuple[Rows, npt.NDArray[np.float64]]:
+        """Return the rows, about, and the weights of those that they stand for."""
+        X = np.empty(self.steps.shape, self.step.dtype)
+        return X, self._unpack(0, self.n_rows, X)
+
+    def _unpack(self, begin: int, stop: int, X: Rows) -> npt.NDArray[np.float64]:
+        """Unpack some rows into `X`, and return the weights of those that they stand for."""
+        steps = np.ascontiguousarray(self.steps[begin:stop])
+        _unpack(steps, self.smallest, self.step, begin, self.every, X)
+        whole = self.weight[begin:stop].astype(np.uint32) << np.uint32(HALF_BITS)
+        return self.every * whole.view(np.float32).astype(np.float64)
 
 
 @jit
@@ -113,12 +138,11 @@ def _pack(X: Any, steps: Any, smallest: Any, step: Any) -> None:
 
 
 @jit
-def _unpack(steps: Any, smallest: Any, step: Any, every: Any, X: Any) -> None:
+def _unpack(steps: Any, smallest: Any, step: Any, begin: Any, every: Any, X: Any) -> None:
     for i in range(X.shape[0]):
-        t = i * every
-        g = t // GROUP_ROWS
+        g = (begin + i) * every // GROUP_ROWS if every < GROUP_ROWS else begin + i
         for f in range(X.shape[1]):
-            X[i, f] = smallest[g, f] + step[g, f] * X.dtype.type(steps[t, f])
+            X[i, f] = smallest[g, f] + step[g, f] * X.dtype.type(steps[i, f])
 
 
 @dataclass(frozen=True)
@@ -147,7 +171,17 @@ class KeptBlock(Block):
         """Return the block with what `apply` makes of all its rows."""
         return KeptBlock.of(super().mapped(apply), self.unpacked().mapped(apply))
 
-    def unpacked(self, every: int = 1) -> Block:
-        """Return the sample, about, or every so many-th row of it."""
-        X, weight = self.sample.unpacked(every)
+    def thinned(self, every: int) -> KeptBlock:
+        """Return every so many-th row of the sample, without the rows that are kept as they are."""
+        sample = self.sample.thinned(every)
+        return KeptBlock(self.index, self.region, self.grid, self.X[:0], None, None, sample=sample)
+
+    def parts(self) -> Iterator[Block]:
+        """Yield some of the sample at a time, about, to be used before the next."""
+        for X, weight in self.sample.parts():
+            yield Block(self.index, self.region, self.grid, X, weight, None)
+
+    def unpacked(self) -> Block:
+        """Return the sample, about."""
+        X, weight = self.sample.unpacked()
         return Block(self.index, self.region, self.grid, X, weight, None)

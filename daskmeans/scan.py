@@ -22,6 +22,7 @@ from daskmeans.tasks import (
     Scanned,
     Work,
     blocks_per_task,
+    brought,
     groups_of,
     load_task,
     merge_task,
@@ -195,12 +196,22 @@ class Scanner:
                 for i, blocks in zip(places, changed, strict=True):
                     groups[i] = blocks
         elif self._kept is not None:
-            self._kept = self._kept._replace(groups=transformed(self._kept.groups, apply))
+            self._kept = self._kept._replace(groups=persisted(transformed(self._kept.groups, apply)))
+
+    def seen_through(self, apply: Callable[[Block], Block], *, here: bool) -> Scanner:
+        """Return a scanner of what `apply` makes of the blocks that are kept: where they are, or brought `here`."""
+        assert self._kept is not None
+        groups = self._kept.groups
+        if self._kept.is_here:
+            groups = [[apply(block) for block in blocks] for blocks in groups]
+        else:
+            groups = (brought if here else persisted)(transformed(groups, apply))
+        return Scanner(self.samples, blocks_at_once=self.blocks_at_once, _kept=self._kept._replace(groups=groups))
 
     def _run(self, step: Step[P, Any], *, keeps: bool) -> tuple[Scanned[P], Kept]:
         """Compute the merged result of all blocks, and what is kept of each task, where Dask would."""
         token = uuid.uuid4().hex
-        client = None if self.samples.in_memory else current_client()
+        client = None if self._is_here else current_client()
         if client is not None:
             with _relayed(client, token, self.listener) as tick:
                 work = Work(self.samples.loader, step, keeps, tick, True)
@@ -210,11 +221,14 @@ class Scanner:
         with one_blas_thread():
             return self._compute_here(work) if self._needs_no_graph() else self._compute(work, token, None)
 
+    @property
+    def _is_here(self) -> bool:
+        """Whether the blocks lie in this process."""
+        return self.samples.in_memory if self._kept is None else self._kept.is_here
+
     def _needs_no_graph(self) -> bool:
         """Whether threads of this process have, or can read, all blocks; `_compute` has the same results."""
-        if self._kept is not None:
-            return self._kept.is_here
-        return self.samples.in_memory or (uses_threads() and not self.samples.collections)
+        return self._is_here or (self._kept is None and uses_threads() and not self.samples.collections)
 
     def _per_task(self, n_threads: int | None) -> int:
         """Return how many blocks a task takes: those that are kept together, or so many as so many threads want."""

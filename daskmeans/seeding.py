@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from operator import methodcaller
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from daskmeans.active import AssignKept
 from daskmeans.jit import Float64s, Int64s
 from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, farthest, lloyd
+from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
 from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, Draw, Lot, RowSet, split
@@ -63,6 +65,32 @@ FAR_BEHIND = 0.05
 
 # With fewer rows the time of an iteration goes into its calls, which plain passes make once for all models.
 WORTH_BOUNDS = 2048
+
+
+class KeptRows(NamedTuple):
+    """A uniform sample of the rows that is kept where they are read.
+
+    Attributes
+    ----------
+    scanner : of it.
+    share : about how large a part of the rows it is.
+    n_rows : how many rows there are in all.
+    room : bytes of it that may be brought into this process.
+    """
+
+    scanner: Scanner
+    share: float
+    n_rows: int
+    room: int
+
+    def thinned(self, every: int) -> Scanner:
+        """Return a scanner of every so many-th row: in this process where there is room, so that scans need no task."""
+        if every == 1:
+            return self.scanner
+        samples = self.scanner.samples
+        row_bytes = packed_row_bytes(samples.n_features, samples.dtype.itemsize, every)
+        here = self.share * self.n_rows / every * row_bytes <= self.room
+        return self.scanner.seen_through(methodcaller("thinned", every), here=here)
 
 
 Seeds: TypeAlias = list[Float64s]
@@ -322,10 +350,8 @@ def polish(sample: RowSet, seeds: list[Seeds], stop: Stop) -> list[Seeds]:
     return polished
 
 
-def polish_on_kept(
-    kept: Scanner, seeds: list[Seeds], stop: Stop, offset: Float64s, share: float, n_rows: int
-) -> list[Float64s]:
-    """Iterate on a uniform sample, a share of about so much of `n_rows`, that is kept where they are read.
+def polish_on_kept(kept: KeptRows, seeds: list[Seeds], stop: Stop, offset: Float64s) -> list[Float64s]:
+    """Iterate on rows that are kept.
 
     Returns the best of each model. The tries of one race: after so many iterations only the better half of them goes
     on, on more of the rows.
@@ -333,19 +359,20 @@ def polish_on_kept(
     stop = replace(stop, moves_empty=False)
     races = [[Model(centers) for centers in tries] for tries in seeds]
     few = greedy_rows(max(len(tries[0]) for tries in seeds))
-    every = 1
+    every, rows = 1, kept.scanner
     for most, times in RACE:
-        before, every = every, max(1, int(share * n_rows / (times * few)))
+        before, every = every, max(1, int(kept.share * kept.n_rows / (times * few)))
         if every != before:  # nothing found on other rows holds
             races = [[Model(model.centers) for model in tries] for tries in races]
-        for _ in range(min(most, farthest(share / every, POLISH_WORK))):
+            rows = kept.thinned(every)
+        for _ in range(min(most, farthest(kept.share / every, POLISH_WORK))):
             moving = [model for tries in races for model in tries if not model.converged]
             if not moving:
                 break
             stack = Stack.of([model.centers for model in moving])
-            step = AssignKept(Assign(stack, offset, finds_far=False), with_sample=True, every=every)
-            for model, part in zip(moving, split(kept.scan(step), stack), strict=True):
-                advance(model, part, stop, kept.samples.dtype)
+            found = rows.scan(AssignKept(Assign(stack, offset, finds_far=False), with_sample=True))
+            for model, part in zip(moving, split(found, stack), strict=True):
+                advance(model, part, stop, rows.samples.dtype)
         races = [_better_half(tries) for tries in races]
     return [tries[0].centers for tries in races]
 

@@ -18,7 +18,7 @@ import distributed
 import numpy as np
 import numpy.typing as npt
 from dask._task_spec import GraphNode, List, Task, TaskRef, convert_legacy_graph
-from dask.base import persist
+from dask.base import compute, persist
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
@@ -279,12 +279,12 @@ def groups_of(n_blocks: int, per_task: int) -> list[tuple[int, ...]]:
 
 
 def transformed(groups: Sequence[Delayed], apply: Callable[[Block], Block]) -> list[Delayed]:
-    """Return what `apply` makes of blocks that are kept, and keep it where they are."""
+    """Return what `apply` makes of blocks that are kept, to be computed where they are."""
     name = f"transformed-{uuid.uuid4().hex}"
     tasks = [Task((name, i), _apply_task, apply, TaskRef(blocks.key)) for i, blocks in enumerate(groups)]
     graph: dict[Key, Task] = {task.key: task for task in tasks}
     layers = HighLevelGraph.from_collections(name, graph, dependencies=list(groups))
-    return persisted([Delayed(key, layers, layer=name) for key in graph])
+    return [Delayed(key, layers, layer=name) for key in graph]
 
 
 def _apply_task(apply: Callable[[Block], Block], blocks: Sequence[Block]) -> list[Block]:
@@ -321,6 +321,11 @@ class _Together:
 
     def _rebuilt(self, results: Mapping[Key, Any], **_: Any) -> list[Delayed]:
         return [Delayed(key, {key: results[key]}) for key in self.__dask_keys__()]
+
+
+def brought(delayed: Sequence[Delayed]) -> list[Any]:
+    """Compute some Delayed of one graph, and bring their results here."""
+    return list(compute(_Together(delayed))[0]) if delayed else []
 
 
 def persisted(delayed: Sequence[Delayed]) -> list[Delayed]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from daskmeans import packed as module
 from daskmeans.packed import GROUP_ROWS, KeptBlock, Packed, packed_row_bytes
 from daskmeans.samples import Block, Grid
 
@@ -44,15 +45,23 @@ def test_weights_keep_eight_binary_digits(rng):
 def test_every_so_many_th_row_stands_for_the_others(rng, every):
     X, weight = rng.random((1000, 3)), rng.random(1000)
     packed = Packed.of(block_of(X, weight))
-    all_rows, all_weights = map(np.copy, packed.unpacked())
-    rows, weights = packed.unpacked(every)
+    all_rows, all_weights = packed.unpacked()
+    rows, weights = packed.thinned(every).unpacked()
     np.testing.assert_array_equal(rows, all_rows[::every])
     np.testing.assert_array_equal(weights, every * all_weights[::every])
 
 
-def test_unpacking_takes_no_new_memory_each_time(rng):
-    packed, smaller = Packed.of(block_of(rng.random((1000, 3)))), Packed.of(block_of(rng.random((10, 3))))
-    assert np.shares_memory(packed.unpacked()[0], smaller.unpacked()[0])
+@pytest.mark.parametrize("every", [1, 3, 300])
+def test_parts_are_the_rows_in_memory_that_is_used_again(rng, monkeypatch, every):
+    monkeypatch.setattr(module, "PART_BYTES", 7000)
+    rows = Packed.of(block_of(rng.random((9000, 3)), rng.random(9000))).thinned(every)
+    parts, places = [], set()
+    for X, weight in rows.parts():
+        parts.append((X.copy(), weight))
+        places.add(X.ctypes.data)
+    assert len(places) == 1
+    for found, expected in zip(zip(*parts, strict=True), rows.unpacked(), strict=True):
+        np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
 def test_memory_is_what_is_planned(rng):

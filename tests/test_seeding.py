@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -190,7 +191,8 @@ def test_a_kept_sample_polishes_without_a_pass():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (polished,) = seeding.polish_on_kept(kept, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean, 0.3, len(X))
+    rows = seeding.KeptRows(kept, 0.3, len(X), 10**9)
+    (polished,) = seeding.polish_on_kept(rows, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean)
     whole = ScikitKMeans(50, init=X[:50], n_init=1).fit(X)
     assert scanner.n_passes == 1
     assert cost(X, polished) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
@@ -200,13 +202,13 @@ def test_tries_race_on_a_kept_sample():
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    how = Stop(300, 1e-4), surveyed.moments.mean, 0.3, len(X)
-    rows = np.random.default_rng(0)
-    tries = [X[rows.choice(len(X), 50, replace=False)] for _ in range(8)]
-    alone = [cost(X, seeding.polish_on_kept(kept, [[centers]], *how)[0]) for centers in tries]
-    race, other = seeding.polish_on_kept(kept, [tries, tries[:1]], *how)
+    how = Stop(300, 1e-4), surveyed.moments.mean
+    rows, rng = seeding.KeptRows(kept, 0.3, len(X), 10**9), np.random.default_rng(0)
+    tries = [X[rng.choice(len(X), 50, replace=False)] for _ in range(8)]
+    alone = [cost(X, seeding.polish_on_kept(rows, [[centers]], *how)[0]) for centers in tries]
+    race, other = seeding.polish_on_kept(rows, [tries, tries[:1]], *how)
     assert cost(X, race) <= np.sort(alone)[1] < 0.99 * np.median(alone), "the first or the second of eight wins"
-    np.testing.assert_array_equal(other, seeding.polish_on_kept(kept, [tries[:1]], *how)[0])
+    np.testing.assert_array_equal(other, seeding.polish_on_kept(rows, [tries[:1]], *how)[0])
 
 
 @pytest.mark.parametrize("n_tries", [16, 40])
@@ -214,19 +216,45 @@ def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch, n_tries):
     X = gauss_mixture(10, 0)
     scanner = streamed(X)
     surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
-    scan, seen = kept.scan, []
+    scan, seen = Scanner.scan, []
+
+    def watched(self, step):
+        seen.append((step.assign.stack.n_models, self._kept.groups[0][0].sample.every))
+        return scan(self, step)
+
     monkeypatch.setattr(seeding, "greedy_rows", lambda k: len(X) // 128)
-    monkeypatch.setattr(kept, "scan", lambda step: seen.append((step.assign.stack.n_models, step.every)) or scan(step))
+    monkeypatch.setattr(Scanner, "scan", watched)
     tries = [X[begin : begin + 50] for begin in range(0, 50 * n_tries, 50)]
-    (polished,) = seeding.polish_on_kept(kept, [tries], Stop(300, 0.0), surveyed.moments.mean, 0.5, len(X))
+    rows = seeding.KeptRows(kept, 0.5, len(X), 10**9)
+    (polished,) = seeding.polish_on_kept(rows, [tries], Stop(300, 0.0), surveyed.moments.mean)
     stages = list(dict.fromkeys(every for _, every in seen))
     assert stages == [8, 4, 2, 1]
     assert [max(n for n, of in seen if of == every) for every in stages] == [n_tries // n for n in (1, 2, 4, 8)]
     assert [sum(of == every for _, of in seen) for every in stages[:2]] == [5, 5]
-    again = scan(AssignKept(Assign(Stack.of([polished]), surveyed.moments.mean), with_sample=True))
+    again = scan(kept, AssignKept(Assign(Stack.of([polished]), surveyed.moments.mean), with_sample=True))
     full = again.counts > 0
     means = again.sums[full] / again.counts[full, None]
     np.testing.assert_allclose(means, polished[full], atol=1e-9, err_msg="at rest on all rows")
+
+
+def test_a_race_has_the_same_bits_on_workers_and_where_its_rows_are_brought(client, monkeypatch):
+    monkeypatch.setattr(seeding, "greedy_rows", lambda k: 32)
+    X = gauss_mixture(10, 0)
+    tries = [X[begin : begin + 50] for begin in range(0, 800, 50)]
+    n_tasks = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+    polished, work = [], []
+    for where, room in (({"scheduler": "threads"}, 0), ({}, 0), ({}, 10**9)):
+        with dask.config.set(where):
+            scanner = streamed(X)
+            surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
+            rows = seeding.KeptRows(kept, 0.5, len(X), room)
+            polished.append(seeding.polish_on_kept(rows, [tries], Stop(300, 0.0), surveyed.moments.mean)[0])
+        before = n_tasks
+        n_tasks = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+        work.append(n_tasks - before)
+    for other in polished[1:]:
+        np.testing.assert_array_equal(polished[0], other)
+    assert work[0] < work[2] < work[1] / 2
 
 
 @pytest.mark.parametrize("n", [10_000, 100])
@@ -245,7 +273,8 @@ def test_a_center_whose_rows_a_sample_has_missed_stays(rng):
     ((polished,),) = seeding.polish(row_set(X), tries, Stop(100, 0.0))
     scanner = streamed(X)
     _, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
-    (on_kept,) = seeding.polish_on_kept(kept, tries, Stop(100, 0.0), np.zeros(2), 0.3, len(X))
+    rows = seeding.KeptRows(kept, 0.3, len(X), 10**9)
+    (on_kept,) = seeding.polish_on_kept(rows, tries, Stop(100, 0.0), np.zeros(2))
     np.testing.assert_array_equal([polished[1], on_kept[1]], [rare, rare])
     np.testing.assert_allclose(polished[0], X.mean(axis=0))
 
