@@ -1,4 +1,4 @@
-"""The tasks of one pass, one for each block, and a reduction tree of fixed shape: the only module that builds graphs.
+"""The tasks of one pass, for a block or several each, and a tree of fixed shape: the only module that builds graphs.
 
 Must not know what a Step computes, nor where tasks run.
 """
