@@ -91,8 +91,8 @@ def fit(scanner: Scanner, options: FitOptions, sink: Sink | None = None, journal
     """Fit models of one number of clusters and return the best; `n_init` starts share every pass.
 
     Passes over the data: one to survey, which is the first iteration too where `init` is an array and features are
-    taken as they are; one for k-means||, or those of `seeding.scalable`; at most one for each iteration; at most one
-    for inertia and labels.
+    taken as they are; one for k-means||, or those of `seeding.scalable`; at most one for each iteration; one for
+    labels where a `sink` asks for them, else at most one for inertia: none after a look-ahead that has converged.
     """
     problem, models = solve(scanner, options, journal)
     best, outputs = settle(scanner, models, problem.offset, sink)

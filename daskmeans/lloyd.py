@@ -95,7 +95,7 @@ class Model:
     Attributes
     ----------
     centers : (n_clusters, n_features) float64, each value representable in the dtype of the rows.
-    n_iter : updates of the centers so far, those of look-aheads not counted.
+    n_iter : updates of the centers so far, those of look-aheads not counted; the last one is, though it may be left out.
     converged : whether the last update met the tolerance.
     settled : whether inertia and counts belong to these very centers.
     inertia : (n_clusters,) float64, of the centers that rows were last assigned to.
@@ -243,7 +243,7 @@ def _full_pass(
             continue
         model.go_on(inertia)
         advance(model, part, stop, scanner.samples.dtype)
-        if active is not None and (method.settles or not model.rests(stop)):
+        if active is not None and (method.settles or method.look_ahead or not model.rests(stop)):
             iterations[m] = iteration(active.anchors[m], model, stop, ahead, scanner.samples.dtype)
     if active is not None:
         active.serve(iterations)
@@ -274,16 +274,23 @@ def _assigned(
 def iteration(anchor: Anchor, model: Model, stop: Stop, ahead: Stop | None, dtype: np.dtype[Any]) -> Iteration:
     """Iterate on active rows as far as that is exact; then, if `ahead` is given, look ahead. No pass. Changes `model`.
 
-    `ahead` says when the look-ahead stops.
+    `ahead` says when the look-ahead stops. Where it is given, an update that meets the tolerance is left out if a pass
+    were needed to find the inertia of where it leads to.
     """
+    certain, found = anchor.centers, anchor.found
     while not model.rests(stop) and anchor.closed(model.centers) < 1:
-        found = yield model.centers
+        certain, found = model.centers, (yield model.centers)
         if not (found.counts > 0).all():
             return  # where the empty cluster moves to is for a full pass to say
         advance(model, found, stop, dtype)
+    if model.settled:
+        return
     if model.rests(stop):
-        if not model.settled and anchor.closed(model.centers) < 1:
+        if anchor.closed(model.centers) < 1:
             model.settle((yield model.centers))
+        elif ahead is not None and model.converged and (found.counts > 0).all():
+            model.centers = certain
+            model.settle(found)
     elif ahead is not None:
         scout = Model(model.centers)
         while not scout.rests(ahead) and anchor.is_near(scout.centers, model.reach, model.farther):
@@ -306,9 +313,11 @@ def advance(model: Model, found: Assigned, stop: Stop, dtype: np.dtype[Any]) -> 
     model.shift = np.sqrt(((centers - model.centers) ** 2).sum(axis=1))
     model.inertia, model.counts = found.inertia, counts
     model.n_iter += 1
-    model.settled = not model.shift.any()
+    model.settled, model.means = False, None
     model.converged = model.sq_shift <= stop.sq_shift
     model.centers = centers
+    if not model.shift.any():
+        model.settle(found)
 
 
 def _no_row_has_moved(model: Model, found: Assigned, centers: Float64s, dtype: np.dtype[Any]) -> bool:

@@ -119,6 +119,25 @@ def test_both_take_fewer_passes_where_clusters_overlap():
     assert passes["ahead"] <= passes["plain"] / 4
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_no_pass_is_needed_to_know_what_belongs_to_centers_that_a_look_ahead_ends_in(rng, share):
+    X = rng.normal(size=(12, 4))[rng.integers(12, size=20_000)] * 2 + rng.normal(size=(20_000, 4))
+    weight, bounds = rng.random(len(X)), (0, 7_000, 20_000)
+    method = Method(Choice(X, share, sampled=True, packed=0.2), look_ahead=True)
+    for start in range(6):
+        problem = Problem(X, weight, X[12 * start : 12 * (start + 1)], bounds, 1e-4, share)
+        scanner, model = problem.solve(method)
+        assert {report.title for report in scanner.history} == {"iteration"}
+        labels = problem.labels(model.centers)
+        sq_dist = ((X - model.centers[labels]) ** 2).sum(axis=1)
+        np.testing.assert_allclose(model.counts, np.bincount(labels, weight), rtol=1e-12)
+        np.testing.assert_allclose(model.inertia, np.bincount(labels, weight * sq_dist), rtol=1e-9)
+        means = np.stack([np.average(X[labels == c], axis=0, weights=weight[labels == c]) for c in range(12)])
+        np.testing.assert_allclose(model.means, means, rtol=1e-9)
+        moves = ((means - model.centers) ** 2).sum()
+        assert moves <= 1e-4 * X.var(axis=0).mean(), "one more update is within the tolerance"
+
+
 def test_active_rows_are_gone_before_the_next_pass_keeps_others():
     X = np.random.default_rng(0).random((3000, 2)).astype(np.float32)
     samples = Samples(Loader(ArraySource(X, None), Grid((tuple(range(0, 3001, 100)),)), "error"), n_samples=len(X))
