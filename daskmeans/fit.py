@@ -22,7 +22,7 @@ from daskmeans.options import FitOptions, check_centers, rounded
 from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Dropped, Samples, Transform
 from daskmeans.scan import PassReport, Scanner
-from daskmeans.seeding import Seeds
+from daskmeans.seeding import Polished, Seeds
 from daskmeans.steps import Assigned, RowSet, Sink, Surveyed
 from daskmeans.survey import chance_to_stay, check_surveyed, make_survey
 from daskmeans.transforms import Chain, Normalize, Preparation, Standardize
@@ -216,8 +216,9 @@ class Problem:
             scanner.judge(model.total_inertia, model.sq_shift)
             if self.looks_ahead(scanner) and self.polishes and not model.converged:
                 seeds = seeding.polish(self.sample, [[model.centers]], self.stop)
-                (polished,) = self._polished_on_kept(scanner, seeds, kept)
-                model.go_ahead(self.rounded(polished), to_better=model.total_inertia)
+                ((centers, reach),) = self._polished_on_kept(scanner, seeds, kept)
+                model.go_ahead(self.rounded(centers), to_better=model.total_inertia)
+                model.reach = reach
             return [model]
         if found is None:
             with one_blas_thread():
@@ -226,12 +227,13 @@ class Problem:
             seeds = [[self.scaled(centers)] for centers in found]
         if not self._seeds_are_polished and self.looks_ahead(scanner) and self.polishes:
             seeds = seeding.polish(self.sample, seeds, self.stop)
-        return [Model(self.rounded(centers)) for centers in self._polished_on_kept(scanner, seeds, kept)]
+        polished = self._polished_on_kept(scanner, seeds, kept)
+        return [Model(self.rounded(centers), reach=reach) for centers, reach in polished]
 
-    def _polished_on_kept(self, scanner: Scanner, seeds: list[Seeds], kept: Scanner | None) -> list[Float64s]:
+    def _polished_on_kept(self, scanner: Scanner, seeds: list[Seeds], kept: Scanner | None) -> list[Polished]:
         """Iterate further on the rows that are kept, if there are any, and return the best try of each model."""
         if kept is None:
-            return [tries[0] for tries in seeds]
+            return [Polished(tries[0], None) for tries in seeds]
         rounded = [[self.rounded(centers) for centers in tries] for tries in seeds]
         share = chance_to_stay(scanner, self.options)
         rows = seeding.KeptRows(

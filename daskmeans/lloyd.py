@@ -95,7 +95,7 @@ class Model:
     Attributes
     ----------
     centers : (n_clusters, n_features) float64, each value representable in the dtype of the rows.
-    n_iter : updates of the centers so far, those of look-aheads not counted; the last one is, though it may be left out.
+    n_iter : updates of the centers so far, those of look-aheads not counted; the last one is, even if left out.
     converged : whether the last update met the tolerance.
     settled : whether inertia and counts belong to these very centers.
     inertia : (n_clusters,) float64, of the centers that rows were last assigned to.
@@ -107,7 +107,7 @@ class Model:
     foreseen : the inertia that the last look-ahead has foreseen; infinity where none has.
     farther : how many times as far as the last the next look-ahead may go.
     reach : (n_clusters,) float64, by how much the last look-ahead has moved each center: the next will go about as far;
-        None before the first.
+        before the first what is expected of it, or None.
     """
 
     centers: Float64s

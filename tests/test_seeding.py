@@ -195,7 +195,33 @@ def test_a_kept_sample_polishes_without_a_pass():
     (polished,) = seeding.polish_on_kept(rows, [[X[:50]]], Stop(300, 1e-4), surveyed.moments.mean)
     whole = ScikitKMeans(50, init=X[:50], n_init=1).fit(X)
     assert scanner.n_passes == 1
-    assert cost(X, polished) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
+    assert cost(X, polished.centers) <= 1.05 * whole.inertia_ < 0.8 * cost(X, X[:50])
+
+
+@pytest.mark.parametrize("n_features", [2, 16])
+def test_how_far_all_rows_lead_is_foreseen_from_a_part_of_the_sample(rng, n_features):
+    centers = 4 * rng.normal(size=(8, n_features))
+    X = centers[rng.integers(8, size=20_000)] + rng.normal(size=(20_000, n_features))
+    foreseen, moved = [], []
+    for seed in range(10):
+        scanner = streamed(X)
+        surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.2, seed), "survey")
+        rows = seeding.KeptRows(kept, 0.2, len(X), 10**9)
+        (polished,) = seeding.polish_on_kept(rows, [[centers]], Stop(300, 1e-10), surveyed.moments.mean)
+        whole = ScikitKMeans(8, init=polished.centers, n_init=1, tol=0).fit(X).cluster_centers_
+        foreseen.append(polished.reach.mean() / seeding.SURELY)
+        moved.append(np.linalg.norm(whole - polished.centers, axis=1).mean())
+    assert np.mean(foreseen) == pytest.approx(np.mean(moved), rel=0.3)
+
+
+def test_nothing_is_foreseen_of_several_models_nor_of_rows_that_lead_far(rng):
+    X = rng.random((60_000, 8))
+    scanner = streamed(X)
+    surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
+    rows = seeding.KeptRows(kept, 0.5, len(X), 10**9)
+    how = Stop(300, 1e-7), surveyed.moments.mean
+    for seeds in ([[X[:2]], [X[:3]]], [[X[:12]]]):
+        assert all(polished.reach is None for polished in seeding.polish_on_kept(rows, seeds, *how))
 
 
 def test_tries_race_on_a_kept_sample():
@@ -205,10 +231,10 @@ def test_tries_race_on_a_kept_sample():
     how = Stop(300, 1e-4), surveyed.moments.mean
     rows, rng = seeding.KeptRows(kept, 0.3, len(X), 10**9), np.random.default_rng(0)
     tries = [X[rng.choice(len(X), 50, replace=False)] for _ in range(8)]
-    alone = [cost(X, seeding.polish_on_kept(rows, [[centers]], *how)[0]) for centers in tries]
+    alone = [cost(X, seeding.polish_on_kept(rows, [[centers]], *how)[0].centers) for centers in tries]
     race, other = seeding.polish_on_kept(rows, [tries, tries[:1]], *how)
-    assert cost(X, race) <= np.sort(alone)[1] < 0.99 * np.median(alone), "the first or the second of eight wins"
-    np.testing.assert_array_equal(other, seeding.polish_on_kept(rows, [tries[:1]], *how)[0])
+    assert cost(X, race.centers) <= np.sort(alone)[1] < 0.99 * np.median(alone), "the first or the second of eight wins"
+    np.testing.assert_array_equal(other.centers, seeding.polish_on_kept(rows, [tries[:1]], *how)[0].centers)
 
 
 @pytest.mark.parametrize("n_tries", [16, 40])
@@ -226,7 +252,9 @@ def test_a_race_begins_on_few_rows_and_ends_on_all(monkeypatch, n_tries):
     monkeypatch.setattr(Scanner, "scan", watched)
     tries = [X[begin : begin + 50] for begin in range(0, 50 * n_tries, 50)]
     rows = seeding.KeptRows(kept, 0.5, len(X), 10**9)
-    (polished,) = seeding.polish_on_kept(rows, [tries], Stop(300, 0.0), surveyed.moments.mean)
+    ((polished, _),) = seeding.polish_on_kept(rows, [tries], Stop(300, 0.0), surveyed.moments.mean)
+    while seen[-1][1] > 1:
+        seen.pop()  # on a part of the rows again, to estimate the reach
     stages = list(dict.fromkeys(every for _, every in seen))
     assert stages == [8, 4, 2, 1]
     assert [max(n for n, of in seen if of == every) for every in stages] == [n_tries // n for n in (1, 2, 4, 8)]
@@ -248,7 +276,7 @@ def test_a_race_has_the_same_bits_on_workers_and_where_its_rows_are_brought(clie
             scanner = streamed(X)
             surveyed, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.5, 0), "survey")
             rows = seeding.KeptRows(kept, 0.5, len(X), room)
-            polished.append(seeding.polish_on_kept(rows, [tries], Stop(300, 0.0), surveyed.moments.mean)[0])
+            polished.append(seeding.polish_on_kept(rows, [tries], Stop(300, 0.0), surveyed.moments.mean)[0].centers)
         before = n_tasks
         n_tasks = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
         work.append(n_tasks - before)
@@ -274,7 +302,7 @@ def test_a_center_whose_rows_a_sample_has_missed_stays(rng):
     scanner = streamed(X)
     _, kept = scanner.scan_and_keep(KeepUniform(Survey(1, 0, len(X)), 0.3, 0), "survey")
     rows = seeding.KeptRows(kept, 0.3, len(X), 10**9)
-    (on_kept,) = seeding.polish_on_kept(rows, tries, Stop(100, 0.0), np.zeros(2))
+    ((on_kept, _),) = seeding.polish_on_kept(rows, tries, Stop(100, 0.0), np.zeros(2))
     np.testing.assert_array_equal([polished[1], on_kept[1]], [rare, rare])
     np.testing.assert_allclose(polished[0], X.mean(axis=0))
 
