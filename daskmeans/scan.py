@@ -30,7 +30,7 @@ from daskmeans.tasks import (
     result_task,
     transformed,
 )
-from daskmeans.workers import current_client, n_threads_of, on_threads, one_blas_thread, uses_threads
+from daskmeans.workers import current_client, give_back_memory, n_threads_of, on_threads, one_blas_thread, uses_threads
 
 P = TypeVar("P")
 Q = TypeVar("Q")
@@ -216,6 +216,8 @@ class Scanner:
             with _relayed(client, token, self.listener) as tick:
                 work = Work(self.samples.loader, step, keeps, tick, True)
                 return self._compute(work, token, None if self.samples.collections else n_threads_of(client))
+        if keeps:
+            give_back_memory()  # rows that were kept so far are gone, and others take their place
         tick = _silent if self.listener is None else self.listener.advanced
         work = Work(self.samples.loader, step, keeps, tick, False)
         with one_blas_thread():
