@@ -64,6 +64,15 @@ def test_a_block_is_read_and_decoded_in_the_thread_that_asks(path):
     assert store.threads == {threading.get_ident()}
 
 
+def test_whoever_decodes_does_so_in_the_thread_that_asks(tmp_path, codecs):
+    rows = np.random.default_rng(0).standard_normal((400_000, 16)).astype(np.float32)
+    zarr.create_array(tmp_path / "X.zarr", data=rows, chunks=(20_000, 16))
+    samples = open_samples(tmp_path / "X.zarr", budget=Budget(16 * 200_000 * 88)).samples
+    of_all_threads, of_this = time.process_time(), time.thread_time()
+    np.testing.assert_array_equal(all_rows(samples), rows)
+    assert time.thread_time() - of_this > 0.9 * (time.process_time() - of_all_threads)
+
+
 @pytest.mark.parametrize(("long_wait_s", "side_by_side"), [(0.005, True), (60, False)])
 def test_files_are_read_side_by_side_where_one_has_let_wait(path, monkeypatch, long_wait_s, side_by_side):
     read_by = []
