@@ -22,12 +22,23 @@ from daskmeans.cells import (
     number_cells,
 )
 from daskmeans.jit import NO_WEIGHT, Float64s, Int64s, jit, read_only
-from daskmeans.products import fill, multiply, padded, room, room_for_products, tile_for
+from daskmeans.products import fill, padded, room, room_for_products, tile_for
+from daskmeans.quantized import (
+    TINY,
+    Quantized,
+    error_of_scores,
+    multiply_either,
+    quantized_factors,
+    room_for_quantized,
+)
 from daskmeans.samples import Rows
 
 # Rows of a tile: its features and its scores stay in the L2 cache. 128 to 1024 were tried on shapes from d=4, k=8 to
 # d=768, k=1024; 256 was best or within 10 % of it throughout.
 TILE_ROWS = 256
+
+# Settling a label takes as long as so many quantized products of a feature save, for each center and each feature.
+SETTLING = 96
 
 # More than the rounding of a sum of two numbers to float32, relative to it.
 FLOAT32_MARGIN = 1e-6
@@ -40,12 +51,16 @@ class Expanded(NamedTuple):
     """What scores ``|c|^2 - 2 x.c`` are made of, in the dtype of the rows: offset, ``-2 c`` and ``|c|^2``.
 
     The offset is rounded once, so that rows and centers are shifted by the very same point. Zeros are added to the
-    others as `multiply` needs them.
+    others as `multiply` needs them. Then the factors once more, quantized. Last by how much the difference of two
+    scores may be wrong: relative to their largest term; and, of quantized ones, also to the scale of the row and the
+    norm of the center.
     """
 
     offset: Rows
     factors: Rows
     sq_norms: Rows
+    quantized: Quantized
+    errors: tuple[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +88,12 @@ class Stack:
             shifted = self.centers - rounded
             with np.errstate(over="ignore"):
                 factors, sq_norms = (-2 * shifted).astype(dtype), (shifted**2).sum(axis=1).astype(dtype)
-            self._expanded[key] = Expanded(rounded, *padded(factors, sq_norms))
+            factors, sq_norms = padded(factors, sq_norms)
+            n_centers, d = shifted.shape
+            # (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
+            errors = dtype.type(2 * (d + 8) * np.finfo(dtype).eps), dtype.type(error_of_scores(d))
+            quantized = quantized_factors(factors, n_centers)
+            self._expanded[key] = Expanded(rounded, factors, sq_norms, quantized, errors)
         return self._expanded[key]
 
     @classmethod
@@ -188,6 +208,8 @@ def _assign(
     offset: Any,
     factors: Any,
     sq_norms: Any,
+    quantized: Any,
+    errors: Any,
     order: Any,
     groups: Any,
     n_cells: Any,
@@ -214,8 +236,8 @@ def _assign(
     n_clusters = np.array([starts[m + 1] - starts[m] for m in order])
     cells = [no_rows(n, X) for n in n_cells]
     occurring = none_occurred(n_sought, X)
-    # Both scores may be wrong by (d + 4) roundings of their largest term; Higham, Accuracy and Stability, sec. 3.1.
-    rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
+    whole = room_for_quantized(quantized, tile)
+    is_quantized = len(quantized.pairs) > 0
     largest = np.empty(len(starts) - 1, X.dtype)
     for m in range(len(largest)):
         largest[m] = 2 * sq_norms[starts[m] : starts[m + 1]].max()
@@ -224,17 +246,21 @@ def _assign(
         rows = min(size, n - begin)
         block = X[begin : begin + rows]
         fill(tile, X, np.arange(begin, begin + rows))
-        multiply(factors, sq_norms, tile.columns, scores)
+        multiply_either(factors, quantized, sq_norms, tile, whole, is_quantized, scores)
         w = weight[begin : begin + rows]
         for g in range(len(cells)):
             alone = n_cells[g] == 0
             for p in range(groups[g], groups[g + 1]):
                 m, own = order[p], label[p]
                 first, last = starts[m], starts[m + 1]
-                two_smallest(scores, first, last, best, second, own)
-                unclear, n_far = _judge(
-                    rows, best, second, tile.sq_norm, largest[m], rounding, far_sq_dist[first], bound, most
-                )
+                while True:
+                    two_smallest(scores, first, last, best, second, own)
+                    bound_errors(tile.sq_norm, whole.scale, largest[m], errors, is_quantized, bound)
+                    unclear, n_far = _judge(rows, best, second, tile.sq_norm, far_sq_dist[first], bound, most)
+                    if not is_quantized or pays(unclear, rows, len(centers) // len(n_clusters), d):
+                        break
+                    is_quantized = False
+                    multiply_either(factors, quantized, sq_norms, tile, whole, is_quantized, scores)
                 if unclear:
                     _settle_ties(block, centers[first:last], scores[first:last], best, second, bound, own)
                 if alone:
@@ -273,31 +299,42 @@ def _assign(
 
 
 @jit
-def _judge(
-    n_rows: int,
-    best: Any,
-    second: Any,
-    sq_norm: Any,
-    largest: Any,
-    rounding: Any,
-    reach: float,
-    bound: Any,
-    most: Any,
-) -> tuple[int, int]:
-    """Fill by how much two scores may be wrong, and what the squared distance to the nearest center is at most.
+def pays(n_unclear: int, n_rows: int, n_centers: int, n_features: int) -> bool:
+    """Return whether quantized products of rows save more time than settling their unclear labels takes.
 
-    Both are NaN or infinite where a square overflowed. Returns for how many rows the label is not certain, and for how
-    many that distance may exceed `reach`.
+    `n_centers` are those of a model, on average.
+    """
+    return n_unclear * (n_centers + n_features) * SETTLING <= n_rows * n_centers * n_features
+
+
+@jit
+def bound_errors(sq_norm: Any, scale: Any, largest: Any, errors: Any, is_quantized: bool, bound: Any) -> None:
+    """Fill by how much the difference of two scores may be wrong; NaN or infinite where a square overflowed.
+
+    `scale` is that of quantized rows, `largest` twice the largest squared norm of the centers.
+    """
+    vanishing = np.finfo(bound.dtype).tiny
+    for t in range(len(bound)):
+        bound[t] = errors[0] * (sq_norm[t] + largest) + vanishing
+    if is_quantized:
+        of_products = errors[1] * np.sqrt(largest / 2 + TINY)
+        for t in range(len(bound)):
+            bound[t] += of_products * scale[t]
+
+
+@jit
+def _judge(n_rows: int, best: Any, second: Any, sq_norm: Any, reach: float, bound: Any, most: Any) -> tuple[int, int]:
+    """Fill what the squared distance to the nearest center is at most; NaN or infinite where a square overflowed.
+
+    Returns for how many rows the label is not certain, and for how many that distance may exceed `reach`.
     """
     limit = best.dtype.type(reach * (1 - FLOAT32_MARGIN) if reach > 0 else reach)
     unclear = 0
     n_far = 0
     for t in range(n_rows):
-        wrong = rounding * (sq_norm[t] + largest)
-        reached = best[t] + sq_norm[t] + wrong
-        bound[t] = wrong
+        reached = best[t] + sq_norm[t] + bound[t]
         most[t] = reached
-        unclear += not second[t] - best[t] > wrong
+        unclear += not second[t] - best[t] > bound[t]
         n_far += not reached <= limit
     return unclear, n_far
 

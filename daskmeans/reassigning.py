@@ -11,8 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.jit import NO_WEIGHT, Float64s, jit, read_only
-from daskmeans.kernels import FLOAT32_MARGIN, TILE_ROWS, Stack, apart, nearest, two_smallest
-from daskmeans.products import fill, multiply, room_for_products, tile_for
+from daskmeans.kernels import (
+    FLOAT32_MARGIN,
+    TILE_ROWS,
+    Stack,
+    apart,
+    bound_errors,
+    nearest,
+    pays,
+    two_smallest,
+)
+from daskmeans.products import fill, room_for_products, tile_for
+from daskmeans.quantized import multiply_either, room_for_quantized
 from daskmeans.samples import Rows
 
 
@@ -88,6 +98,8 @@ def _reassign(
     offset: Any,
     factors: Any,
     sq_norms: Any,
+    quantized: Any,
+    errors: Any,
     limit: Any,
     floor: Any,
     labels: Any,
@@ -108,7 +120,8 @@ def _reassign(
     bound = np.empty(size, X.dtype)
     gap = np.empty(size, np.float32)
     moved = np.empty(size, np.int64)
-    rounding = X.dtype.type(2 * (d + 8) * np.finfo(X.dtype).eps)
+    whole = room_for_quantized(quantized, tile)
+    is_quantized = len(quantized.pairs) > 0
     largest = 2 * sq_norms.max()
 
     waiting = 0
@@ -120,10 +133,17 @@ def _reassign(
         while waiting >= size or (end == n and waiting > 0):
             taken = min(size, waiting)
             fill(tile, X, rows[:taken])
-            multiply(factors, sq_norms, tile.columns, scores)
-            for t in range(size):
-                bound[t] = rounding * (tile.sq_norm[t] + largest)
-            two_smallest(scores, 0, len(centers), best, second, label)
+            multiply_either(factors, quantized, sq_norms, tile, whole, is_quantized, scores)
+            while True:
+                two_smallest(scores, 0, len(centers), best, second, label)
+                bound_errors(tile.sq_norm, whole.scale, largest, errors, is_quantized, bound)
+                unclear = 0
+                for t in range(taken):
+                    unclear += not second[t] - best[t] > bound[t]
+                if not is_quantized or pays(unclear, taken, len(centers), d):
+                    break
+                is_quantized = False
+                multiply_either(factors, quantized, sq_norms, tile, whole, is_quantized, scores)
             for t in range(taken):
                 if not second[t] - best[t] > bound[t]:
                     label[t] = nearest(X, rows[t], centers, scores[:, t], best[t] + bound[t])
