@@ -16,6 +16,9 @@ from daskmeans.vectors import FACTORS_AT_ONCE, VECTOR_BYTES, VECTORS_AT_ONCE, mu
 
 CACHE_LINE_BYTES = 64
 
+# Rows of a block of products: of float32, and of numbers twice as large in two steps.
+ROWS_AT_ONCE = VECTORS_AT_ONCE * VECTOR_BYTES // 4
+
 # Of rows that are read ahead of being turned: they stay in the L2 cache until then.
 BROUGHT_BYTES = 2**16
 
@@ -62,15 +65,14 @@ def room(n_rows: int, n_columns: int, like: Any) -> Any:
 @jit
 def room_for_products(factors: Any, n_rows: int) -> Any:
     """Return zeros, (n_factors, n_rows), more rows than asked for where `multiply` needs them."""
-    step = VECTORS_AT_ONCE * VECTOR_BYTES // factors.itemsize
-    return room(len(factors), _rounded_up(n_rows, step), factors)
+    return room(len(factors), _rounded_up(n_rows, ROWS_AT_ONCE), factors)
 
 
 @jit
 def tile_for(n_rows: int, offset: Any) -> Any:
     """Return room for a tile of so many rows, in the dtype of `offset`, (n_features,)."""
     vector = VECTOR_BYTES // offset.itemsize
-    whole = _rounded_up(n_rows, VECTORS_AT_ONCE * vector)
+    whole = _rounded_up(n_rows, ROWS_AT_ONCE)
     d = _rounded_up(len(offset), vector)
     columns = room(d, whole + CACHE_LINE_BYTES // offset.itemsize, offset)
     tile = Tile(columns, room(1, whole, offset)[0], room(1, d, offset)[0], room(vector, d, offset))

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from daskmeans.jit import jit
-from daskmeans.products import multiply, room
+from daskmeans.products import ROWS_AT_ONCE, multiply, room
 from daskmeans.samples import Rows
-from daskmeans.vectors import FACTORS_AT_ONCE, HAS_PAIRS, VECTOR_BYTES, VECTORS_AT_ONCE, multiply_pairs
+from daskmeans.vectors import FACTORS_AT_ONCE, HAS_PAIRS, multiply_pairs
 
 # The norm of what is quantized. Products are below its square, and fit 32 bits.
 LARGEST = 32000.0
@@ -23,8 +23,8 @@ LARGEST = 32000.0
 # Added to squared norms, so that rows whose squares vanish have a scale.
 TINY = np.float32(1e-30)
 
-# With fewer factors quantizing the rows takes as long as it saves.
-FEWEST_FACTORS = 24
+# With fewer factors quantizing the rows takes as long as it saves: by the bytes of a number.
+FEWEST_FACTORS = {4: 24, 8: 12}
 
 # More than rounding in float32 adds to errors, relative to them.
 MARGIN = 1.05
@@ -37,22 +37,19 @@ class Quantized(NamedTuple):
     ----------
     pairs : (n_pairs, n_rows) int32 for rows, (n_factors, n_pairs) for factors: features 2p in the lower 16 bits, 2p + 1
         in the upper ones.
-    scale : (n_rows,) or (n_factors,) float32, what the integers are to be multiplied by.
+    scale : (n_rows,) or (n_factors,), what the integers are to be multiplied by.
     """
 
     pairs: npt.NDArray[np.int32]
-    scale: npt.NDArray[np.float32]
-
-
-NOT_QUANTIZED = Quantized(np.empty((0, 0), np.int32), np.empty(0, np.float32))
+    scale: Rows
 
 
 def quantized_factors(factors: Rows, n_factors: int) -> Quantized:
-    """Return factors that are `padded`, `n_factors` without; `NOT_QUANTIZED` where that saves nothing."""
-    if factors.dtype != np.float32 or n_factors < FEWEST_FACTORS or not HAS_PAIRS:
-        return NOT_QUANTIZED
+    """Return factors that are `padded`, `n_factors` without; none where that saves nothing."""
+    if n_factors < FEWEST_FACTORS[factors.itemsize] or not HAS_PAIRS:
+        return Quantized(np.empty((0, 0), np.int32), np.empty(0, factors.dtype))
     with np.errstate(over="ignore", invalid="ignore"):
-        scale = (np.sqrt((factors**2).sum(axis=1) + TINY) / LARGEST).astype(np.float32)
+        scale = np.sqrt((factors**2).sum(axis=1) + TINY) / factors.dtype.type(LARGEST)
         whole = np.rint(np.nan_to_num(factors / scale[:, None])).astype(np.int32)
     whole = np.concatenate([whole, np.zeros((len(whole), whole.shape[1] % 2), np.int32)], axis=1)
     return Quantized(np.ascontiguousarray(whole[:, 1::2] << 16 | whole[:, ::2] & 0xFFFF), scale)
@@ -89,20 +86,21 @@ def multiply_either(
         return
     _quantize(tile, whole)
     pairs, scale = quantized.pairs, quantized.scale
-    for t in range(0, products.shape[1], VECTORS_AT_ONCE * VECTOR_BYTES // products.itemsize):
+    for t in range(0, len(whole.scale), ROWS_AT_ONCE):
         for j in range(0, len(pairs), FACTORS_AT_ONCE):
             multiply_pairs(products, j, t, pairs, first, whole.pairs, scale, whole.scale)
 
 
 @jit
 def _quantize(tile: Any, whole: Any) -> None:
-    """Fill with the rows of a tile of float32; where a square overflowed, with what has an infinite scale."""
+    """Fill with the rows of a tile; where a square overflowed, with what has an infinite scale."""
     columns, pairs, scale = tile.columns, whole.pairs, whole.scale
     inverse = np.empty_like(scale)
+    largest = scale.dtype.type(LARGEST)
     for t in range(len(scale)):
         norm = np.sqrt(tile.sq_norm[t] + TINY)
-        scale[t] = norm * np.float32(1 / LARGEST)
-        inverse[t] = np.float32(LARGEST) / norm
+        scale[t] = norm / largest
+        inverse[t] = largest / norm
     for p in range(len(pairs)):
         for t in range(len(scale)):
             lower = np.int32(np.rint(columns[2 * p, t] * inverse[t]))

@@ -29,11 +29,16 @@ FACTORS_AT_ONCE, VECTORS_AT_ONCE = 6, 2
 
 
 class Vectors:
-    """Code for vectors of one number type, on the arrays that a function is called with."""
+    """Code for vectors of one number type, on the arrays that a function is called with.
 
-    def __init__(self, context: Any, builder: Any, kinds: Sequence[Any], values: Sequence[Any], dtype: Any) -> None:
+    They fill a register, or have as many numbers as are given by `size`: LLVM parts them.
+    """
+
+    def __init__(
+        self, context: Any, builder: Any, kinds: Sequence[Any], values: Sequence[Any], dtype: Any, size: int = 0
+    ) -> None:
         self.context, self.builder, self.kinds, self.values = context, builder, kinds, values
-        self.size = VECTOR_BYTES * 8 // dtype.bitwidth
+        self.size = size or VECTOR_BYTES * 8 // dtype.bitwidth
         self.number = context.get_value_type(dtype)
         self.kind = ir.VectorType(self.number, self.size)
         self.zeros = ir.Constant(self.kind, None)
@@ -175,15 +180,13 @@ def multiply_pairs(
     """Fill what `multiply_block` does, of quantized factors and columns.
 
     Each int32 of ``factors[c, p]`` and ``columns[p, i]`` is a pair of 16-bit integers; their products are multiplied by
-    ``scale[c] scales[i]``, of float32 as are `first` and `products`; products of float64 are left alone.
+    ``scale[c] scales[i]``.
     """
     signature = types.void(products, types.intp, types.intp, factors, first, columns, scale, scales)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        if products.dtype != types.float32:  # compiled all the same, in functions that take either
-            return context.get_dummy_value()
-        floats = Vectors(context, builder, signature.args, values, types.float32)
         pairs = Vectors(context, builder, signature.args, values, types.int32)
+        floats = Vectors(context, builder, signature.args, values, products.dtype, pairs.size)
         j, t = values[1], values[2]
         own = [builder.add(j, ir.Constant(j.type, c)) for c in range(FACTORS_AT_ONCE)]
         places = [builder.add(t, ir.Constant(t.type, v * pairs.size)) for v in range(VECTORS_AT_ONCE)]

@@ -12,7 +12,6 @@ from daskmeans.products import fill, padded, room_for_products, tile_for
 from daskmeans.quantized import (
     FEWEST_FACTORS,
     LARGEST,
-    NOT_QUANTIZED,
     TINY,
     error_of_scores,
     multiply_either,
@@ -38,7 +37,7 @@ KINDS = {
 def products(X, factors, first, *, is_quantized=True):
     all_factors, all_first = padded(factors, first)
     quantized = quantized_factors(all_factors, len(factors))
-    assert (quantized is not NOT_QUANTIZED) == is_quantized
+    assert bool(quantized.pairs.size) == is_quantized
     tile = tile_for(len(X), np.zeros(X.shape[1], X.dtype))
     fill(tile, X, np.arange(len(X)))
     whole = room_for_quantized(quantized, tile)
@@ -48,13 +47,14 @@ def products(X, factors, first, *, is_quantized=True):
 
 
 @needs_pairs
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 2, 3, 16, 17, 64, 777])
 @pytest.mark.parametrize("of_rows", KINDS)
 @pytest.mark.parametrize("of_factors", KINDS)
-def test_products_are_wrong_by_less_than_promised(rng, d, of_rows, of_factors):
-    X = KINDS[of_rows](rng, (70, d)).astype(np.float32)
-    centers = KINDS[of_factors](rng, (30, d)).astype(np.float32)
-    found, _ = products(X, -2 * centers, np.zeros(30, np.float32))
+def test_products_are_wrong_by_less_than_promised(rng, dtype, d, of_rows, of_factors):
+    X = KINDS[of_rows](rng, (70, d)).astype(dtype)
+    centers = KINDS[of_factors](rng, (30, d)).astype(dtype)
+    found, _ = products(X, -2 * centers, np.zeros(30, dtype))
     exact = -2 * centers.astype(np.float64) @ X.T.astype(np.float64)
     norms = [np.sqrt((each.astype(np.float64) ** 2).sum(axis=1) + TINY) for each in (centers, X)]
     # One score, not two; and what float32 rounds, or cannot hold.
@@ -73,8 +73,9 @@ def test_integers_fill_what_they_have(rng):
     assert np.count_nonzero(lower) + np.count_nonzero(upper) == 40
 
 
-@pytest.mark.parametrize(("dtype", "k"), [(np.float64, 100), (np.float32, FEWEST_FACTORS - 1)])
-def test_what_saves_nothing_is_not_quantized(rng, dtype, k):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_saves_nothing_is_not_quantized(rng, dtype):
+    k = FEWEST_FACTORS[np.dtype(dtype).itemsize] - 1
     X, factors = rng.normal(size=(50, 5)).astype(dtype), rng.normal(size=(k, 5)).astype(dtype)
     found, whole = products(X, factors, np.zeros(k, dtype), is_quantized=False)
     np.testing.assert_allclose(found, factors @ X.T, atol=1e-5)
@@ -83,16 +84,17 @@ def test_what_saves_nothing_is_not_quantized(rng, dtype, k):
 
 @pytest.mark.parametrize("kind", [*KINDS, "near ties", "overflow"])
 @pytest.mark.parametrize("d", [3, 64])
-def test_labels_are_those_of_exact_distances(rng, kind, d):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_are_those_of_exact_distances(rng, dtype, kind, d):
     n, k = 1500, 40
     if kind == "near ties":
         X = np.repeat(rng.normal(size=(n // 2, d)), 2, axis=0)
         X[1::2] = np.nextafter(X[1::2].astype(np.float32), np.float32(9))
     elif kind == "overflow":
-        X = np.float32(1e19) * rng.normal(size=(n, d))
+        X = 1e19 * rng.normal(size=(n, d))
     else:
         X = KINDS[kind](rng, (n, d))
-    X = X.astype(np.float32)
+    X = X.astype(dtype)
     centers = X[rng.choice(n, k, replace=False)].astype(np.float64)
     others = X[rng.choice(n, 5, replace=False)].astype(np.float64)
     offset = np.zeros(d)
