@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from daskmeans import kernels
 from daskmeans.active import AssignKept
+from daskmeans.drawing import Draw, Lot
 from daskmeans.jit import Float64s, Int64s
 from daskmeans.kernels import Stack
 from daskmeans.lloyd import BOUNDED, FARTHEST_AHEAD, PLAIN, Model, State, Stop, advance, farthest, lloyd
 from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Rows, samples_from_array
 from daskmeans.scan import Scanner
-from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, Draw, Lot, RowSet, split
+from daskmeans.steps import FOR_CANDIDATES, FOR_CORESET, FOR_RECLUSTER, Assign, RowSet, split
 
 # Greedy k-means++ measures k (2 + log k) times the distances to all its rows; with more rows than this for each
 # cluster the choice of centers no longer improves.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from daskmeans.active import KeepUniform
 from daskmeans.covariance import Covariance, Scatter
+from daskmeans.drawing import RandomPartition
 from daskmeans.errors import DataError
 from daskmeans.jit import Float64s
 from daskmeans.kernels import Stack
@@ -15,7 +16,7 @@ from daskmeans.options import FitOptions, check_centers, rounded
 from daskmeans.packed import packed_row_bytes
 from daskmeans.samples import Samples
 from daskmeans.scan import Scanner, Step
-from daskmeans.steps import FOR_PARTITION, Assign, Assigned, Both, Nothing, RandomPartition, Survey, Surveyed
+from daskmeans.steps import FOR_PARTITION, Assign, Assigned, Both, Nothing, Survey, Surveyed
 
 # Less than this share of the sample that was asked for does not do.
 ENOUGH_OF_SAMPLE = 0.25

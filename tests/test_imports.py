@@ -26,6 +26,7 @@ LAYERS = [
     {"lloyd"},
     {"bounds"},
     {"active"},
+    {"drawing"},
     {"steps", "labelled", "frames", "covariance"},
     {"scan"},
     {"tasks"},

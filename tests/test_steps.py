@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from daskmeans import tasks
+from daskmeans.drawing import Draw, Lot, RandomPartition, exponential_keys
 from daskmeans.kernels import Stack
 from daskmeans.samples import row_dtype, samples_from_chunks
 from daskmeans.scan import Scanner
-from daskmeans.steps import Assign, Both, Draw, Gather, Lot, RandomPartition, Survey, exponential_keys
+from daskmeans.steps import Assign, Both, Gather, Survey
 
 N, D = 230, 3
 
