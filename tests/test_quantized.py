@@ -49,19 +49,18 @@ def products(X, factors, first, *, is_quantized=True):
 @needs_pairs
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 2, 3, 16, 17, 64, 777])
-@pytest.mark.parametrize("of_rows", KINDS)
-@pytest.mark.parametrize("of_factors", KINDS)
-def test_products_are_wrong_by_less_than_promised(rng, dtype, d, of_rows, of_factors):
-    X = KINDS[of_rows](rng, (70, d)).astype(dtype)
-    centers = KINDS[of_factors](rng, (30, d)).astype(dtype)
-    found, _ = products(X, -2 * centers, np.zeros(30, dtype))
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_wrong_by_less_than_promised(rng, dtype, d, kind):
+    X = KINDS[kind](rng, (70, d)).astype(dtype)
+    centers = np.concatenate([of(rng, (5, d)) for of in KINDS.values()]).astype(dtype)
+    found, _ = products(X, -2 * centers, np.zeros(len(centers), dtype))
     exact = -2 * centers.astype(np.float64) @ X.T.astype(np.float64)
     norms = [np.sqrt((each.astype(np.float64) ** 2).sum(axis=1) + TINY) for each in (centers, X)]
     # One score, not two; and what float32 rounds, or cannot hold.
     promised = np.multiply.outer(*norms) * (error_of_scores(d) / LARGEST / 2 + 1e-6) + 1e-37
     assert (np.abs(found - exact) <= promised).all()
-    if of_rows == of_factors == "normal":
-        assert np.abs(found - exact).max() > 0
+    if kind == "normal":
+        assert np.abs(found[:5] - exact[:5]).max() > 0
 
 
 @needs_pairs
